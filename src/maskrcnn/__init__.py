@@ -1,0 +1,1 @@
+"""Mask R-CNN on PyTorch."""

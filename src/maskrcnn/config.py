@@ -1,0 +1,238 @@
+"""Every setting of a model, as one frozen value. Change one with ``dataclasses.replace``.
+
+`Config` holds what the arrays of a checkpoint decide (depth, widths, classes) and the numbers a user
+turns (sizes, thresholds). `Dialect` holds how the framework that trained the checkpoint behaves, where
+neither the arrays nor a number can say it. A stage reads the fields; no code asks where a file came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import ConfigError
+
+Std4 = tuple[float, float, float, float]
+RoIOp = Literal["align", "align_legacy", "crop_and_resize", "pool"]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The behaviour of one framework, stage by stage. The defaults are this package's own.
+
+    Image
+        resize        : ``short_side`` brings the short side to ``min_size`` unless the long one would exceed
+                        ``max_size``; ``square``, ``pad64`` and ``none`` are Matterport's modes.
+        size_rounding : how a scaled side becomes an integer.
+        resampler     : ``pil`` bilinear with antialiasing, ``opencv`` and ``torch`` bilinear without,
+                        ``skimage`` bilinear with zeros outside, cut to uint8.
+        centre_padding, black_padding : content in the middle; padding is black before the mean is taken off
+                        (so -mean for the network) rather than 0 after it.
+        pad_multiple  : padded sides are multiples of this.
+    Backbone
+        same_stem_pool : max pooling pads as TensorFlow's SAME (right and bottom first).
+    Boxes
+        inclusive_ends : sides are measured as x2 - x1 - 1, because boxes were normalised by size - 1.
+        delta_clamp    : cap on dlogw and dlogh; None for no cap.
+        anchor_rounding, grid_strides : anchors are rounded; strides are padded size // grid size.
+    Proposals
+        per_level        : top-k and NMS for each pyramid level, else over all together.
+        pad_proposals    : fill up with zero boxes to the full count; they are real input to the heads.
+        clip_to_padding  : clip proposals to the padded image rather than to its content.
+        min_proposal     : smallest side kept, strictly greater (None keeps all).
+    RoIs
+        roi_op, sampling_ratio : the pooling operation and its samples per bin side (0 adapts to the box).
+        level_rule       : position of the epsilon in floor(4 + log2(side / 224)), or Matterport's rounding.
+    Detections
+        best_class_only  : a RoI can only become its best class; else each class above the score.
+        score_inclusive  : a score equal to the threshold passes.
+        integer_boxes    : boxes in original pixels are rounded half to even, and drop out without area.
+        paste            : how a RoI mask becomes pixels, see `maskrcnn.ops.paste`.
+    """
+
+    resize: Literal["short_side", "square", "pad64", "none"] = "short_side"
+    size_rounding: Literal["half_up", "half_even", "floor"] = "half_up"
+    resampler: Literal["pil", "opencv", "torch", "skimage"] = "pil"
+    centre_padding: bool = False
+    black_padding: bool = False
+    pad_multiple: int = 32
+
+    same_stem_pool: bool = False
+
+    inclusive_ends: bool = False
+    delta_clamp: float | None = 4.135166556742356  # log(1000 / 16)
+    anchor_rounding: bool = False
+    grid_strides: bool = False
+
+    per_level: bool = True
+    pad_proposals: bool = False
+    clip_to_padding: bool = False
+    min_proposal: float | None = 0.0
+
+    roi_op: RoIOp = "align"
+    sampling_ratio: int = 2
+    level_rule: Literal["floor_eps_inside", "floor_eps_outside", "round"] = "floor_eps_inside"
+
+    best_class_only: bool = False
+    score_inclusive: bool = False
+    integer_boxes: bool = False
+    paste: Literal["aligned", "torchvision", "skimage"] = "aligned"
+
+
+NATIVE = Dialect()
+
+MATTERPORT = Dialect(
+    resize="square",
+    size_rounding="half_even",
+    resampler="skimage",
+    centre_padding=True,
+    black_padding=True,
+    pad_multiple=64,
+    same_stem_pool=True,
+    inclusive_ends=True,
+    delta_clamp=None,
+    per_level=False,
+    pad_proposals=True,
+    clip_to_padding=True,
+    min_proposal=None,
+    roi_op="crop_and_resize",
+    sampling_ratio=1,
+    level_rule="round",
+    best_class_only=True,
+    score_inclusive=True,
+    integer_boxes=True,
+    paste="skimage",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One Mask R-CNN: architecture, input, thresholds, dialect.
+
+    ``names`` lists the classes without background; its length is the number of classes. Sizes are pixels,
+    thresholds 0..1, anchor ratios h/w ascending, ``mean`` one value a channel in the 0..255 range of the
+    input (RGB). Standard deviations of the input are folded into the first convolution. ``rpn_std`` and
+    ``box_std`` are the units of the predicted deltas dx, dy, dlogw, dlogh: a raw output times its std.
+    """
+
+    names: tuple[str, ...]
+
+    # backbone: ResNet 18, 34 (basic blocks) or 50, 101, 152 (bottlenecks)
+    depth: int = 50
+    width: int = 64
+    channels: int = 3
+    stride_in_1x1: bool = False
+    # feature pyramid
+    fpn_channels: int = 256
+    fpn_norm: bool = False
+    # region proposal network
+    rpn_convs: int = 1
+    rpn_channels: int = 256
+    rpn_stride: int = 1
+    rpn_std: Std4 = (1.0, 1.0, 1.0, 1.0)
+    anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    # box head
+    box_pool: int = 7
+    box_convs: int = 0
+    box_conv_norm: bool = False
+    box_fcs: int = 2
+    box_fc_norm: bool = False
+    box_features: int = 1024
+    box_std: Std4 = (0.1, 0.1, 0.2, 0.2)
+    class_agnostic_boxes: bool = False
+    # mask head: RoIs are pooled to half of mask_size, one deconvolution doubles them
+    mask_size: int = 28
+    mask_convs: int = 4
+    mask_channels: int = 256
+    mask_norm: bool = False
+    class_agnostic_masks: bool = False
+
+    # input
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    min_size: int = 800
+    max_size: int = 1333
+    min_scale: float = 0.0
+
+    # selection
+    rpn_nms: float = 0.7
+    pre_nms: int = 1000
+    proposals: int = 1000
+    score: float = 0.05
+    nms: float = 0.5
+    max_detections: int = 100
+
+    dialect: Dialect = NATIVE
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "depth": (self.depth in (18, 34, 50, 101, 152), "18, 34, 50, 101 or 152"),
+            "names": (len(self.names) > 0, "at least one class name, background not among them"),
+            "mean": (len(self.mean) == self.channels, f"one value for each of {self.channels} channels"),
+            "anchor_sizes": (len(self.anchor_sizes) == 5, "five groups, for P2 to P6"),
+            "anchor_ratios": (
+                list(self.anchor_ratios) == sorted(self.anchor_ratios) and min(self.anchor_ratios) > 0,
+                "positive h/w ratios in ascending order",
+            ),
+            "mask_size": (self.mask_size >= 2 and self.mask_size % 2 == 0, "an even number, such as 28, 56 or 112"),
+            "score": (0 <= self.score <= 1, "0..1"),
+            "nms": (0 <= self.nms <= 1, "0..1"),
+            "rpn_nms": (0 <= self.rpn_nms <= 1, "0..1"),
+            "min_size": (0 < self.min_size <= self.max_size, f"positive and at most max_size, {self.max_size}"),
+            "max_detections": (self.max_detections > 0, "a positive number"),
+            "proposals": (self.proposals > 0, "a positive number"),
+        }
+        for field, (good, want) in wanted.items():
+            if not good:
+                raise ConfigError(f"{field}: want {want}, got {getattr(self, field)!r}")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of foreground classes."""
+        return len(self.names)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """Anchors at one position of one level."""
+        return len(self.anchor_sizes[0]) * len(self.anchor_ratios)
+
+    def with_options(self, **options: Any) -> Config:
+        """Replace fields of this configuration or of its dialect, by name.
+
+        Raises ConfigError for a name that neither has, listing those there are.
+        """
+        own = {f.name for f in dataclasses.fields(Config)}
+        spoken = {f.name for f in dataclasses.fields(Dialect)}
+        unknown = sorted(options.keys() - own - spoken)
+        if unknown:
+            known = ", ".join(sorted(own | spoken))
+            raise ConfigError(f"unknown option {', '.join(unknown)}; there are: {known}")
+        dialect = dataclasses.replace(
+            options.get("dialect", self.dialect), **{k: v for k, v in options.items() if k in spoken}
+        )
+        fields = {k: _tuples(v) for k, v in options.items() if k in own}
+        return dataclasses.replace(self, **{**fields, "dialect": dialect})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`; lists become tuples.
+
+        Raises ConfigError for unknown or missing fields.
+        """
+        values = dict(values)
+        dialect = values.pop("dialect", {})
+        if "names" not in values:
+            raise ConfigError("names: want the class names, got none")
+        base = Config(names=tuple(values["names"]), channels=values.get("channels", 3),
+                      mean=_tuples(values.get("mean", Config.mean)))  # fmt: skip
+        return base.with_options(**values, **dialect)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists from JSON become the tuples that a frozen value needs."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
