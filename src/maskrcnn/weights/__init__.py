@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError, WeightsError
-from ..model import MaskRCNN
+from ..model import MaskRCNN, load_arrays
 from . import hdf5, matterport, native
 from .catalog import DEFAULT, MODELS, NamedWeights
 from .content import READABLE, recognise
@@ -32,22 +32,22 @@ def load(
 ) -> MaskRCNN:
     """A model in eval mode, from a file or by name.
 
-    weights : a path, whose format is read from its content; a name that `MODELS` lists, fetched at its first use;
+    weights : a path, whose format its content tells; a name that `MODELS` lists, fetched at its first use;
               None for the model that ships with the package
     config  : what a Matterport .h5 does not hold: a Matterport ``Config`` (class or instance), a dict of its
-              attributes, or the path of a .json or .py with one, which is parsed and not run. Or a `Config` of ours.
-    options : fields of `Config` or `Dialect` that replace what the file says: ``score=0.5, names=["nut", "bolt"]``
+              attributes, or the path of a .json or .py with one, which is parsed and not run; or our `Config`
+    options : fields of `Config` or `Dialect` in place of what the file says: ``score=0.5, names=["nut"]``
 
     Raises WeightsError for files that cannot be read or do not fit, ConfigError for settings that the arrays
     contradict, DownloadError for names that cannot be fetched.
     """
     settings, state = read(weights, config=config, **options)
-    model = MaskRCNN(settings)
-    _fill(model, state)
-    return model.to(device).eval()
+    return load_arrays(settings, state, DEFAULT if weights is None else weights).to(device)
 
 
-def read(weights: str | Path | None = None, *, config: Any = None, **options: Any) -> tuple[Config, dict[str, Tensor]]:
+def read(
+    weights: str | Path | None = None, *, config: Any = None, **options: Any
+) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and state dict (float32, CPU) of what `load` would load."""
     path = _find(weights)
     if isinstance(config, Config):
@@ -92,17 +92,3 @@ def _find(weights: str | Path | None) -> Path:
             + (f"; did you mean {close[0]}?" if close else f"; the names are {', '.join(MODELS)}")
         )
     return path
-
-
-def _fill(model: MaskRCNN, state: dict[str, Tensor]) -> None:
-    wanted = model.state_dict()
-    wrong = [f"missing: {name} {tuple(wanted[name].shape)}" for name in sorted(wanted.keys() - state.keys())]
-    wrong += [f"surplus: {name} {tuple(state[name].shape)}" for name in sorted(state.keys() - wanted.keys())]
-    wrong += [
-        f"{name}: want {tuple(wanted[name].shape)}, got {tuple(state[name].shape)}"
-        for name in sorted(wanted.keys() & state.keys())
-        if wanted[name].shape != state[name].shape
-    ]
-    if wrong:
-        raise WeightsError("the arrays do not fit the configuration:\n  " + "\n  ".join(wrong))
-    model.load_state_dict(state)

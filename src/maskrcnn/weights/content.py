@@ -35,7 +35,7 @@ def recognise(path: Path) -> Literal["hdf5", "safetensors"]:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether an HDF5 superblock is there: at the beginning, or behind a user block of 512, 1024, ... bytes."""
+    """Whether an HDF5 superblock is there: at 0, or behind a user block of 512, 1024, ... bytes."""
     return superblock(path) is not None
 
 
@@ -61,7 +61,9 @@ def _other(path: Path, head: bytes) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any(name.endswith("data.pkl") for name in names):
-            return "a PyTorch pickle, as torchvision, detectron2 and MMDetection write them; those are not read"
+            return (
+                "a PyTorch pickle, as torchvision, detectron2 and MMDetection write them; those are not read"
+            )
         if "model.weights.h5" in names:
             return "a Keras 3 archive, which numbers arrays rather than naming their layers"
         return "a zip archive; unpack it"

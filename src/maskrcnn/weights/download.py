@@ -12,7 +12,14 @@ import pooch
 import requests
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from ..errors import DownloadError
 
@@ -41,8 +48,8 @@ def fetch(
 ) -> Path:
     """The file at ``path``, fetched from ``url`` where it isn't there yet.
 
-    size, sha256 : what the file has to be. Without ``sha256``, that of the first download is kept beside the file,
-                   as ``<name>.sha256``, and holds from then on.
+    size, sha256 : what the file has to be. Without ``sha256``, that of the first download is kept beside the
+                   file, as ``<name>.sha256``, and holds from then on.
     pause        : seconds before the second try, doubled before each further one
 
     A download that was cut goes on where it stopped, now or in a later call. Of two processes, one waits.
@@ -62,20 +69,21 @@ def fetch(
     except OSError as error:
         if isinstance(error, DownloadError):
             raise
-        raise DownloadError(f"{path}: cannot be written: {error}; set MASKRCNN_HOME to a folder that can") from None
+        raise DownloadError(
+            f"{path}: cannot be written: {error}; set MASKRCNN_HOME to a folder that can"
+        ) from None
     return path
 
 
 def _check(file: Path, path: Path, url: str, size: int | None, sha256: str | None) -> None:
-    """Compare size and hash; what a download got wrong is removed, what was there already is left to its owner."""
+    """Compare size and hash. A wrong download is removed; a file that was there is left to its owner."""
     record = path.with_name(path.name + ".sha256")
     recorded = record.read_text().split()[0] if sha256 is None and record.exists() else None
     wanted = sha256 or recorded
     have = file.stat().st_size
     wrong = f"want {size:,} bytes, got {have:,}" if size is not None and have != size else ""
     if not wrong:
-        with file.open("rb") as opened:
-            got = hashlib.file_digest(opened, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file)
+        got = _hash(file)
         if wanted is not None and got != wanted:
             wrong = f"want SHA-256 {wanted}{', as at the first download' if recorded else ''}, got {got}"
     if wrong and file == path:
@@ -110,7 +118,8 @@ def _download(url: str, part: Path, path: Path, size: int | None, progress: bool
                 failures = failures + 1 if _length(part) <= before else 1
                 if failures >= ATTEMPTS:
                     raise DownloadError(
-                        f"cannot fetch {url}: {error}. Without a connection, fetch that file elsewhere and put it at {path}"
+                        f"cannot fetch {url}: {error}. "
+                        f"Without a connection, fetch that file elsewhere and put it at {path}"
                     ) from None
             time.sleep(pause * 2 ** (failures - 1))
 
@@ -122,10 +131,10 @@ def _length(part: Path) -> int:
 def _try(url: str, part: Path, size: int | None, bar: Progress, task: object) -> None:
     """One request: from where ``part`` ends if the server still has the same file, else from the start."""
     note = part.with_name(part.name + ".json")
-    validator = json.loads(note.read_text()).get(url) if note.exists() else None
+    validator: str | None = json.loads(note.read_text()).get(url) if note.exists() else None
     have = _length(part) if validator else 0
     headers = {"Accept-Encoding": "identity"}  # lengths of what is stored, not of what is sent
-    if have:
+    if validator and have:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
@@ -137,11 +146,17 @@ def _try(url: str, part: Path, size: int | None, bar: Progress, task: object) ->
             if answer.status_code in (408, 429) or answer.status_code >= 500:
                 raise _Again(f"the server answers {answer.status_code} {answer.reason}")
             if answer.status_code not in (200, 206):
-                raise DownloadError(f"cannot fetch {url}: the server answers {answer.status_code} {answer.reason}")
+                raise DownloadError(
+                    f"cannot fetch {url}: the server answers {answer.status_code} {answer.reason}"
+                )
             have = _resumed_at(answer, have)
-            total = int(answer.headers["Content-Length"]) + have if "Content-Length" in answer.headers else None
+            total = (
+                int(answer.headers["Content-Length"]) + have if "Content-Length" in answer.headers else None
+            )
             if size is not None and total is not None and total != size:
-                raise DownloadError(f"{url}: want {size:,} bytes, the server offers {total:,}: not the file promised")
+                raise DownloadError(
+                    f"{url}: want {size:,} bytes, the server offers {total:,}: not the file promised"
+                )
             tag, date = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified")
             strong = tag if tag and not tag.startswith("W/") else date
             note.write_text(json.dumps({url: strong} if strong else {}))

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import WeightsError
 from .content import superblock
 
-# Where each version of the superblock keeps the address of the file's end, in bytes after its signature's start.
+# Where each version of the superblock keeps the address of the file's end, in bytes from its beginning.
 END_OF_FILE = {0: 40, 1: 44, 2: 28, 3: 28}
 
 
@@ -31,7 +31,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(take)
-    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError and others, by the byte that is wrong
+    except (
+        Exception
+    ) as error:  # h5py raises OSError, KeyError, RuntimeError and others, by the byte that is wrong
         raise WeightsError(f"{path}: the HDF5 file is damaged ({error}); fetch it again") from None
     return arrays
 

@@ -38,7 +38,9 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Literal["float32", "float1
         if dtype == "float16" and stored.ndim > 1:
             stored = stored.half()
             if stored.isinf().any():
-                raise WeightsError(f"{name}: has values beyond 65504, the largest of float16; save it as float32")
+                raise WeightsError(
+                    f"{name}: has values beyond 65504, the largest of float16; save it as float32"
+                )
         tensors[name] = stored.contiguous()
     metadata = {"format": FORMAT, "version": VERSION, "config": json.dumps(model.config.to_dict())}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -79,7 +81,7 @@ def read_config(path: Path) -> Config:
 def _config(path: Path, metadata: dict[str, str]) -> Config:
     if metadata.get("format") != FORMAT:
         raise WeightsError(
-            f"{path}: want a .safetensors that maskrcnn wrote, with its configuration in the header; got another's"
+            f"{path}: want a .safetensors that maskrcnn wrote, its configuration in the header; got another's"
         )
     if metadata.get("version") != VERSION:
         raise WeightsError(
