@@ -267,7 +267,7 @@ def _hwc(array: np.ndarray, where: str, order: str) -> np.ndarray:
             "pass a batch as a list or as (n, ...) to predict"
         )
     channels, other = (array.shape[2], array.shape[0]) if order == "HWC" else (array.shape[0], array.shape[2])
-    if (channels > 4 and other in (1, 3, 4)) or channels > 32 >= other > 0:
+    if channels > 32 >= other > 0:
         move = "array.transpose(1, 2, 0)" if order == "HWC" else "tensor.permute(2, 0, 1)"
         raise ImageError(f"{where}: want {order}, got {tuple(array.shape)}; use {move}")
     return _integers(np.ascontiguousarray(array if order == "HWC" else array.transpose(1, 2, 0)))

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 from torch import Tensor
 
-from ..errors import ImageError, MaskRCNNError
+from ..errors import ImageError, MissingExtraError
 from ..records import Image
 from .decode import MAX_PIXELS, Source, is_url, read
 
@@ -81,34 +81,52 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 
 def read_ahead(
-    sources: Iterable[Source], workers: int = 2, depth: int = 8, max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[Source, Image | MaskRCNNError]]:
+    sources: Iterable[Source],
+    workers: int = 2,
+    depth: int = 8,
+    *,
+    keep_alpha: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[tuple[Source, Image | ImageError]]:
     """Decode in threads while the caller works on what came before; order is kept.
 
     At most ``depth`` pictures are in memory or being read, however many there are. A picture that cannot be
     read comes as its error. ``sources`` is advanced in the caller's thread; closing the iterator stops the
-    threads.
+    threads. ``keep_alpha`` and ``max_pixels`` as in `read`.
     """
 
-    def attempt(source: Source) -> Image | MaskRCNNError:
+    def attempt(source: Source) -> Image | ImageError:
         try:
-            return read(source, max_pixels=max_pixels)
-        except MaskRCNNError as error:
+            return read(source, keep_alpha=keep_alpha, max_pixels=max_pixels)
+        except ImageError as error:
             return error
+        except MissingExtraError as error:  # concerns this picture alone: the others go on
+            return ImageError(str(error))
 
-    waiting: deque[tuple[Source, Future[Image | MaskRCNNError]]] = deque()
+    waiting: deque[tuple[Source, Future[Image | ImageError]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
+    failure: Exception | None = None
     try:
-        for source in sources:
+        remaining = iter(sources)
+        while True:
+            try:
+                source = next(remaining)
+            except StopIteration:
+                break
+            except Exception as error:  # raised below, after the pictures that came before it
+                failure = error
+                break
             waiting.append((source, pool.submit(attempt, source)))
             while waiting and (
                 len(waiting) >= depth or waiting[0][1].done()
-            ):  # a slow camera must not wait for depth
+            ):  # a slow camera need not fill depth
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:
             first, future = waiting.popleft()
             yield first, future.result()
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
