@@ -6,7 +6,7 @@ exclusive. Records of a batch are flat: row i belongs to image ``image_index[i]`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,6 +61,10 @@ class ImageBatch:
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
+
+    def to(self, device: torch.device) -> ImageBatch:
+        """The same batch with its tensors on a device."""
+        return ImageBatch(self.pixels.to(device), self.windows.to(device), self.sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +123,10 @@ class BoxScores:
 
     class_logits: Tensor
     deltas: Tensor
+
+    def map(self, rows: Callable[[Tensor], Tensor]) -> BoxScores:
+        """The same function of both fields."""
+        return BoxScores(rows(self.class_logits), rows(self.deltas))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Pure functions on tensors: boxes, anchors, NMS, RoI pooling, mask pasting."""

@@ -1,0 +1,34 @@
+"""The feature pyramid: from C2..C5 to P2..P6, all of one width. (Lin et al. 2017, figure 3.)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Config
+from .layers import Conv
+
+LEVELS = (2, 3, 4, 5)
+
+
+class FPN(nn.Module):
+    """1x1 laterals, added from the top down; a 3x3 convolution on each sum; P6 is every other pixel of P5."""
+
+    def __init__(self, config: Config, backbone_channels: Sequence[int]) -> None:
+        super().__init__()
+        for level, c_in in zip(LEVELS, backbone_channels, strict=True):
+            self.add_module(f"lateral{level}", Conv(c_in, config.fpn_channels, 1, norm=config.fpn_norm))
+            self.add_module(f"output{level}", Conv(config.fpn_channels, config.fpn_channels, 3, norm=config.fpn_norm))
+
+    def forward(self, backbone: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        outputs: list[Tensor] = []
+        top: Tensor | None = None
+        for level, features in zip(reversed(LEVELS), reversed(backbone), strict=True):
+            lateral = self.get_submodule(f"lateral{level}")(features)
+            if top is not None:
+                lateral = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
+            top = lateral
+            outputs.insert(0, self.get_submodule(f"output{level}")(lateral))
+        return (*outputs, outputs[-1][:, :, ::2, ::2])

@@ -1,0 +1,83 @@
+"""Convolution and linear layers that carry their norm and activation, as the checkpoints group them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-5  # of every norm here; a checkpoint's own epsilon is folded into the running variance
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over axis 1. Uses its running statistics unless ``adapt`` is set for training."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.adapt = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias,
+            training=self.adapt and self.training, eps=NORM_EPS,
+        )  # fmt: skip
+
+
+class Conv(nn.Conv2d):
+    """Convolution, then batch norm, then ReLU, the latter two if asked for. Without bias where a norm follows.
+
+    Pads kernel // 2 on each side; with ``same`` as TensorFlow does, which differs for strides above 1.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1,
+        *, norm: bool = False, relu: bool = False, same: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(c_in, c_out, kernel, stride, padding=0 if same else kernel // 2, bias=not norm)
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.norm = BatchNorm(c_out) if norm else None
+        self.relu = relu
+        self.same = same
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.same:
+            x = pad_same(x, self.kernel_size[0], self.stride[0])
+        return _finish(super().forward(x), self.norm, self.relu)
+
+
+class Linear(nn.Linear):
+    """Fully connected layer, then batch norm, then ReLU, the latter two if asked for."""
+
+    def __init__(self, c_in: int, c_out: int, *, norm: bool = False, relu: bool = False) -> None:
+        super().__init__(c_in, c_out, bias=not norm)
+        nn.init.kaiming_uniform_(self.weight, a=1)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.norm = BatchNorm(c_out) if norm else None
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _finish(super().forward(x), self.norm, self.relu)
+
+
+def _finish(x: Tensor, norm: BatchNorm | None, relu: bool) -> Tensor:
+    x = x if norm is None else norm(x)
+    return F.relu(x, inplace=True) if relu else x
+
+
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Pad with zeros as TensorFlow's SAME: what stride and size need, the odd pixel right and bottom."""
+    pads = []
+    for extent in (x.shape[-1], x.shape[-2]):
+        total = max((-(-extent // stride) - 1) * stride + kernel - extent, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads)

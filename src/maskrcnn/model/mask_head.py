@@ -1,0 +1,42 @@
+"""The mask head: a small fully convolutional network on each detection. (Mask R-CNN, figure 4, right.)"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Config
+from .layers import Conv
+
+
+class MaskHead(nn.Module):
+    """3x3 convolutions, a deconvolution that doubles the side, and one mask a class."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.convs = tuple(f"conv{i + 1}" for i in range(config.mask_convs))
+        c_in = config.fpn_channels
+        for name in self.convs:
+            self.add_module(name, Conv(c_in, config.mask_channels, 3, norm=config.mask_norm, relu=True))
+            c_in = config.mask_channels
+        self.deconv = nn.ConvTranspose2d(c_in, config.mask_channels, 2, 2)
+        self.logits = Conv(config.mask_channels, 1 if config.class_agnostic_masks else config.num_classes, 1)
+        nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.deconv.bias)  # type: ignore[arg-type]
+        nn.init.normal_(self.logits.weight, std=0.001)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """RoI features (n, c, 14, 14) to the mask logits (n, 28, 28) of each RoI's own class.
+
+        The other classes' masks are not computed: classes do not compete (Mask R-CNN, section 3).
+        """
+        x = features
+        for name in self.convs:
+            x = self.get_submodule(name)(x)
+        x = F.relu(self.deconv(x), inplace=True)
+        row = torch.zeros_like(labels) if self.logits.out_channels == 1 else labels
+        weight, bias = self.logits.weight.flatten(1)[row], self.logits.bias[row]  # type: ignore[index]
+        return torch.baddbmm(bias[:, None, None], weight[:, None], x.flatten(2)).reshape(
+            x.shape[0], x.shape[2], x.shape[3]
+        )

@@ -1,0 +1,212 @@
+"""Mask R-CNN: the rooms of this folder, one after the other. (He et al. 2017, figure 1.)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config
+from ..errors import ConfigError, ImageError
+from ..inputs import expand, is_many, read, read_ahead
+from ..records import Detections, Image, ImageBatch, Result, Trace
+from .box_head import BoxHead, detect
+from .fpn import FPN
+from .image import batches, to_batch
+from .mask_head import MaskHead
+from .pooling import pool_rois
+from .resnet import ResNet
+from .restore import restore
+from .rpn import RPN, choose, suppress
+
+
+class MaskRCNN(nn.Module):
+    """The whole network.
+
+    ``backbone`` may be any module that turns (b, c, h, w) into C2..C5 at strides 4 to 32 and says in
+    ``channels`` how wide these are. ``source`` says where the weights came from, for people to read.
+    """
+
+    def __init__(self, config: Config, backbone: nn.Module | None = None, source: str = "random weights") -> None:
+        super().__init__()
+        self.config = config
+        self.source = source
+        self.backbone = ResNet(config) if backbone is None else backbone
+        self.fpn = FPN(config, self.backbone.channels)  # type: ignore[arg-type]
+        self.rpn = RPN(config)
+        self.box = BoxHead(config)
+        self.mask = MaskHead(config)
+        self.to(memory_format=torch.channels_last)
+        self.eval()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes, background not among them."""
+        return self.config.names
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.rpn.objectness.weight.device
+
+    def extra_repr(self) -> str:
+        c = self.config
+        return f"ResNet-{c.depth}-FPN, {c.num_classes} classes, {c.channels} channels, from {self.source}"
+
+    def forward(
+        self,
+        batch: ImageBatch,
+        config: Config | None = None,
+        wanted: Tensor | None = None,
+        keep: Callable[..., None] = lambda **stage: None,
+    ) -> tuple[Detections, Tensor]:
+        """Detections of a batch in the padded frame, and their mask probabilities (n, 28, 28).
+
+        config : thresholds and limits for this pass, in place of the model's own
+        wanted : (classes,) bool, which classes may be detected; None for all
+        keep   : called with each intermediate, under its name in `Trace`
+        """
+        config = config or self.config
+        backbone = self.backbone(batch.pixels)
+        keep(backbone=backbone)
+        pyramid = self.fpn(backbone)
+        del backbone
+        keep(pyramid=pyramid)
+
+        anchor_scores = self.rpn(pyramid, batch, config)
+        candidates = choose(anchor_scores, batch, config)
+        proposals = suppress(candidates, anchor_scores, batch, config)
+        keep(anchor_scores=anchor_scores, candidates=candidates, proposals=proposals)
+
+        rois = pool_rois(pyramid, proposals.boxes, proposals.image_index, batch.size, config.box_pool, config)
+        box_scores = self.box(rois.values).map(rois.restore)
+        keep(roi_features=rois, box_scores=box_scores)
+        del rois
+
+        detections = detect(box_scores, proposals, batch, config, wanted)
+        rois = pool_rois(
+            pyramid, detections.boxes, detections.image_index, batch.size, config.mask_size // 2, config
+        )
+        mask_logits = rois.restore(self.mask(rois.values, detections.labels[rois.order]))
+        keep(detections=detections, mask_features=rois, mask_logits=mask_logits)
+        return detections, mask_logits.sigmoid()
+
+    @torch.inference_mode()
+    def predict_images(
+        self,
+        images: Sequence[Image],
+        *,
+        score: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        max_detections: int | None = None,
+    ) -> list[Result]:
+        """Results of decoded images, in their order; the same as one by one.
+
+        score, max_detections: in place of the model's own; classes: names or indices to keep.
+        Raises ImageError for an image that does not fit the model, ConfigError for an unknown class.
+        """
+        options = {"score": score, "max_detections": max_detections}
+        config = self.config.with_options(**{k: v for k, v in options.items() if v is not None})
+        wanted = None if classes is None else self._wanted(classes)
+        results: list[Result | None] = [None] * len(images)
+        for group, batch in batches(images, config):
+            detections, masks = self(batch.to(self.device), config, wanted)
+            members = [images[i] for i in group]
+            for i, result in zip(group, restore(detections, masks, batch, members, config), strict=True):
+                results[i] = result
+        return [r for r in results if r is not None]
+
+    def predict(
+        self,
+        source: Any,
+        *,
+        score: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        max_detections: int | None = None,
+        batch_size: int = 1,
+        on_error: Callable[[Any, ImageError], None] | None = None,
+    ) -> Any:
+        """Find the instances in one image, or in each of many.
+
+        source     : a path, URL, PIL image, HWC array, CHW tensor or bytes gives a `Result`; a list, folder,
+                     glob or iterator gives an iterator of them, which reads ahead while the network works
+        score      : least score, 0..1, in place of the model's own
+        classes    : names or indices of the classes to look for
+        batch_size : images that go through the network together
+        on_error   : called with the source and the error of an image that cannot be read, which is then left
+                     out; without it the error is raised
+        """
+        options = {"score": score, "classes": classes, "max_detections": max_detections}
+        if is_many(source):
+            return self._predict_many(source, batch_size, on_error, options)
+        return self.predict_images([read(source)], **options)[0]  # type: ignore[arg-type]
+
+    def _predict_many(
+        self, source: Any, batch_size: int, on_error: Callable[[Any, ImageError], None] | None, options: Any
+    ) -> Iterator[Result]:
+        waiting: list[Image] = []
+        for item, image in read_ahead(expand(source)):
+            if isinstance(image, ImageError):
+                if on_error is None:
+                    raise image
+                on_error(item, image)
+                continue
+            waiting.append(image)
+            if len(waiting) == batch_size:
+                yield from self.predict_images(waiting, **options)
+                waiting = []
+        if waiting:
+            yield from self.predict_images(waiting, **options)
+
+    @torch.inference_mode()
+    def trace(self, source: Any, **options: Any) -> Trace:
+        """One image's way through the network, every intermediate kept.
+
+        options: fields of `Config` or `Dialect` for this pass only, such as ``score`` or ``roi_op``
+        """
+        config = self.config.with_options(**options)
+        image = read(source)
+        batch = to_batch([image], config).to(self.device)
+        stages: dict[str, Any] = {}
+        detections, masks = self(batch, config, keep=stages.update)
+        for name in ("roi_features", "mask_features"):
+            stages[name] = stages[name].restore(stages[name].values)
+        results = restore(detections, masks, batch, [image], config)
+        return Trace(batch=batch, results=tuple(results), **stages)
+
+    def _wanted(self, classes: Sequence[str | int]) -> Tensor:
+        wanted = torch.zeros(len(self.names), dtype=torch.bool)
+        for item in classes:
+            if isinstance(item, str) and item in self.names:
+                wanted[self.names.index(item)] = True
+            elif isinstance(item, int) and 0 <= item < len(self.names):
+                wanted[item] = True
+            else:
+                raise ConfigError(f"classes: want names or indices among {', '.join(self.names)}, got {item!r}")
+        return wanted
+
+
+def load_arrays(config: Config, arrays: dict[str, Tensor], source: str | Path) -> MaskRCNN:
+    """A model with these weights; every array is used, and none is missing.
+
+    Raises WeightsError that lists what is left over on either side.
+    """
+    from ..errors import WeightsError
+
+    with torch.device("meta"):
+        model = MaskRCNN(config, source=str(source))
+    state = model.state_dict()
+    missing = [f"missing {k} {tuple(v.shape)}" for k, v in state.items() if k not in arrays]
+    extra = [f"left over {k} {tuple(v.shape)}" for k, v in arrays.items() if k not in state]
+    wrong = [
+        f"{k}: want {tuple(state[k].shape)}, got {tuple(v.shape)}"
+        for k, v in arrays.items()
+        if k in state and v.shape != state[k].shape
+    ]
+    if missing or extra or wrong:
+        raise WeightsError(f"{source}: the arrays do not fit the network: " + "; ".join(missing + extra + wrong))
+    model.load_state_dict(arrays, assign=True)
+    return model.to(memory_format=torch.channels_last).requires_grad_(True).eval()

@@ -1,0 +1,52 @@
+"""Back to the original pixels: undo padding and resizing, and pack what belongs to each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..ops.boxes import clip, shrink
+from ..records import Detections, Image, ImageBatch, Result
+
+
+def restore(
+    detections: Detections, masks: Tensor, batch: ImageBatch, images: Sequence[Image], config: Config
+) -> list[Result]:
+    """Results of a batch, in the order of its images.
+
+    masks: (n, m, m) probabilities of each detection
+    """
+    detections_image = detections.image_index.cpu()
+    boxes, labels, scores = detections.boxes.cpu(), detections.labels.cpu(), detections.scores.cpu()
+    masks = masks.cpu().float()
+    results = []
+    for i, image in enumerate(images):
+        mine = torch.nonzero(detections_image == i).squeeze(1)
+        restored = restore_boxes(boxes[mine], batch.windows[i].cpu(), batch.sizes[i], config)
+        solid = ((restored[:, 2:] - restored[:, :2]) > 0).all(dim=1)
+        mine = mine[solid]
+        results.append(
+            Result(
+                restored[solid], labels[mine], scores[mine], masks[mine], config.names, batch.sizes[i],
+                image if image.source is None else image.source, config.dialect.paste,
+            )  # fmt: skip
+        )
+    return results
+
+
+def restore_boxes(boxes: Tensor, window: Tensor, size: tuple[int, int], config: Config) -> Tensor:
+    """Boxes (n, 4) of the padded frame in pixels of the original image of this (h, w).
+
+    window: (4,) xyxy where the content lies in the padded frame
+    """
+    end = float(config.dialect.inclusive_ends)
+    window = shrink(window, end).double()
+    extent = torch.tensor([size[1], size[0]], dtype=torch.float64) - end
+    scale = (extent / (window[2:] - window[:2])).repeat(2)
+    restored = shrink((shrink(boxes, end).double() - window[:2].repeat(2)) * scale, -end)
+    if config.dialect.integer_boxes:
+        return restored.round().float()
+    return clip(restored, restored.new_tensor([0, 0, size[1], size[0]])).float()

@@ -1,0 +1,165 @@
+"""RoIAlign, RoIPool and TensorFlow's crop_and_resize, as sums over rows of a (pixels, channels) table.
+
+Each output bin is a weighted sum (RoIAlign, crop_and_resize) or a maximum (RoIPool) of feature pixels, which is
+what ``embedding_bag`` computes: over channels-last maps it reads whole pixels in order, is differentiable to the
+features and, through the weights, to the boxes, and runs on every device. Nothing here is compiled.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Features = Float[Tensor, "b c h w"]
+Boxes = Float[Tensor, "n 4"]
+Index = Int[Tensor, "n"]
+Pooled = Float[Tensor, "n c p p"]
+
+
+def roi_align(
+    features: Features, boxes: Boxes, image_index: Index, size: int, scale: float, sampling_ratio: int,
+    aligned: bool = True,
+) -> Pooled:  # fmt: skip
+    """Average bilinear samples, a regular grid of them in each of size x size bins.
+
+    boxes          : xyxy pixels of the padded image; times ``scale`` they are pixels of the map
+    sampling_ratio : samples a bin side; 0 takes ceil(side of the box on the map / size), box by box
+    aligned        : pixel centres lie at .5 (Detectron2); else at integers, and sides are at least 1 (Detectron)
+    Source         : Mask R-CNN, section 3; detectron2 ROIAlign_cpu.cpp for what happens at the border
+    """
+    low = boxes[:, :2] * scale - (0.5 if aligned else 0.0)
+    sides = (boxes[:, 2:] - boxes[:, :2]) * scale
+    if not aligned:
+        sides = sides.clamp(min=1.0)
+    bins = sides / size
+    if sampling_ratio > 0:
+        step = torch.arange(size * sampling_ratio, device=boxes.device)
+        bin_, sample = step // sampling_ratio, step % sampling_ratio + 0.5
+        x, y = (
+            _taps(low[:, i, None] + bin_ * bins[:, i, None] + sample * bins[:, i, None] / sampling_ratio, extent)
+            for i, extent in ((0, features.shape[3]), (1, features.shape[2]))
+        )
+        return _sum_grid(features, image_index, y, x, size, 1.0 / sampling_ratio**2)
+
+    counts = torch.ceil(bins.detach()).clamp(min=0).long()
+    shape = (boxes.shape[0], size, size)
+    bag, row, col, starts = _ragged(
+        counts[:, 1, None, None].expand(shape).reshape(-1), counts[:, 0, None, None].expand(shape).reshape(-1)
+    )
+    roi, bin_y, bin_x = bag // size**2, bag // size % size, bag % size
+    per_side = counts[roi]
+    x = low[roi, 0] + bin_x * bins[roi, 0] + (col + 0.5) * bins[roi, 0] / per_side[:, 0]
+    y = low[roi, 1] + bin_y * bins[roi, 1] + (row + 0.5) * bins[roi, 1] / per_side[:, 1]
+    (iy, wy), (ix, wx) = _taps(y, features.shape[2]), _taps(x, features.shape[3])
+    pixel = _pixel(features, image_index[roi][:, None, None], iy[:, :, None], ix[:, None, :])
+    weight = wy[:, :, None] * wx[:, None, :] / per_side.prod(1)[:, None, None]
+    return _bag(features, pixel.reshape(-1), starts * 4, "sum", weight.reshape(-1), size)
+
+
+def crop_and_resize(features: Features, boxes: Boxes, image_index: Index, size: int) -> Pooled:
+    """One bilinear sample a bin, from corner to corner of the box: ``tf.image.crop_and_resize``.
+
+    boxes  : xyxy, normalised so that 0 and 1 are the centres of the first and the last pixel
+    Source : tensorflow core/kernels/image/crop_and_resize_op.cc. A sample beyond the last pixel is 0, and
+             float32 puts the last sample of a box that ends at 1.0 there in one case of seven; hence the
+             arithmetic is in float32 and in that order.
+    """
+    span = boxes.new_tensor([features.shape[3] - 1, features.shape[2] - 1])
+    if size > 1:
+        step = (boxes[:, 2:] - boxes[:, :2]) * span / (size - 1)
+        places = torch.arange(size, device=boxes.device, dtype=boxes.dtype)
+        points = (boxes[:, :2] * span)[:, :, None] + places * step[:, :, None]
+    else:
+        points = (0.5 * (boxes[:, :2] + boxes[:, 2:]) * span)[:, :, None]
+    taps = [_inner_taps(points[:, axis], int(features.shape[3 - axis])) for axis in (0, 1)]
+    return _sum_grid(features, image_index, taps[1], taps[0], size, 1.0)
+
+
+def roi_pool(features: Features, boxes: Boxes, image_index: Index, size: int, scale: float) -> Pooled:
+    """The maximum in each of size x size bins of the box rounded to whole feature pixels; 0 for an empty bin.
+
+    boxes  : xyxy pixels of the padded image
+    Source : Fast R-CNN, section 2.1; torchvision csrc/ops/cpu/roi_pool_kernel.cpp
+    """
+    # Half away from zero, as C's round does; torch.round takes halves to the even number.
+    corner = boxes.detach() * scale
+    corner = (torch.sign(corner) * torch.floor(corner.abs() + 0.5)).long()
+    sides = (corner[:, 2:] - corner[:, :2] + 1).clamp(min=1)
+    step = (sides.to(boxes.dtype) / size)[:, :, None]
+    places = torch.arange(size, device=boxes.device)
+    limit = torch.tensor([features.shape[3], features.shape[2]], device=boxes.device)[:, None]
+    first = corner[:, :2, None]
+    start = (torch.floor(places * step).long() + first).clamp(min=0).minimum(limit)
+    stop = (torch.ceil((places + 1) * step).long() + first).clamp(min=0).minimum(limit)
+    count = (stop - start).clamp(min=0)
+
+    shape = (boxes.shape[0], size, size)
+    rows, cols = count[:, 1, :, None].expand(shape).reshape(-1), count[:, 0, None, :].expand(shape).reshape(-1)
+    bag, row, col, starts = _ragged(rows, cols)
+    roi = bag // size**2
+    y, x = start[roi, 1, bag // size % size] + row, start[roi, 0, bag % size] + col
+    return _bag(features, _pixel(features, image_index[roi], y, x), starts, "max", None, size)
+
+
+def _taps(points: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+    """The two pixels on an axis beside each point, and their weights, as (..., 2) each.
+
+    Points up to one pixel outside take the border pixel; farther out they count as 0.
+    """
+    inside = (points >= -1.0) & (points <= extent)
+    points = points.clamp(min=0.0, max=extent - 1.0)
+    low = points.detach().floor()
+    upper = points - low
+    index = torch.stack([low, (low + 1).clamp(max=extent - 1.0)], dim=-1).long()
+    return index, torch.stack([1.0 - upper, upper], dim=-1) * inside[..., None]
+
+
+def _inner_taps(points: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+    """As `_taps`, but every point outside the centres of the border pixels counts as 0."""
+    inside = (points >= 0.0) & (points <= extent - 1.0)
+    index, weight = _taps(points, extent)
+    return index, weight * inside[..., None]
+
+
+def _sum_grid(
+    features: Tensor, image_index: Tensor, y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor], size: int, norm: float
+) -> Tensor:
+    """Weighted sums for separable samples: y and x are indices and weights of shape (n, size * samples, 2)."""
+    n = image_index.shape[0]
+    side = y[0].shape[1] // size * 2  # taps along one side of a bin
+    (iy, wy), (ix, wx) = ((a.reshape(n, size, side), b.reshape(n, size, side)) for a, b in (y, x))
+    pixel = _pixel(
+        features, image_index[:, None, None, None, None], iy[:, :, None, :, None], ix[:, None, :, None, :]
+    )
+    weight = (wy * norm)[:, :, None, :, None] * wx[:, None, :, None, :]
+    starts = torch.arange(n * size * size, device=pixel.device) * side**2
+    return _bag(features, pixel.reshape(-1), starts, "sum", weight.reshape(-1), size)
+
+
+def _pixel(features: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Row of the (b * h * w, c) table."""
+    return (image * features.shape[2] + y) * features.shape[3] + x
+
+
+def _bag(
+    features: Tensor, pixel: Tensor, starts: Tensor, mode: str, weight: Tensor | None, size: int
+) -> Tensor:
+    """Sum or maximum of table rows for each bag, as a (n, c, size, size) channels-last tensor."""
+    table = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])  # a view of channels-last maps
+    weight = None if weight is None else weight.to(table.dtype)
+    if starts.shape[0] == 0:
+        bags = table[:0]
+    else:
+        bags = F.embedding_bag(pixel, table, starts, mode=mode, per_sample_weights=weight)
+    return bags.reshape(-1, size, size, features.shape[1]).permute(0, 3, 1, 2)
+
+
+def _ragged(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """List the cells of grids of different sizes: grid, row and column of each cell, and each grid's start."""
+    cells = rows * cols
+    ends = cells.cumsum(0)
+    grid = torch.repeat_interleave(torch.arange(cells.shape[0], device=cells.device), cells)
+    place = torch.arange(grid.shape[0], device=cells.device) - (ends - cells)[grid]
+    return grid, place // cols[grid], place % cols[grid], ends - cells
