@@ -1,7 +1,8 @@
 """The three paste rules and the resize, against recorded runs of the frameworks they come from.
 
 data/paste.npz holds: unmold_* and resize*, skresize* of Matterport's mrcnn.utils (scikit-image 0.26.0, scipy
-1.17.1); aligned_* of detectron2's paste_masks_in_image (0.6, torch 2.15.0); torchvision_* of torchvision 0.29.2's.
+1.17.1); aligned_* of detectron2's paste_masks_in_image (0.6, torch 2.15.0); torchvision_* of torchvision's
+(0.29.2, torch 2.15.0).
 Boolean arrays are packed with numpy.packbits.
 """
 
@@ -88,8 +89,10 @@ def test_a_full_mask_fills_its_box(rule):
     whole[20:60, 10:40] = True
     if rule == "torchvision":
         # x: 8.93..41.07 is cut to 8..41, 34 pixels for 30 cells, of which 1..29 are set: 9.13..40.87.
-        # y: 18.57..61.43 is cut to 18..61, 44 pixels: 19.47..60.53. Pixel centres within are set.
+        # y: 18.57..61.43 is cut to 18..61, 44 pixels: 19.47..60.53. Pixel centres within are set, but not the
+        # corners, where the shares of the outermost row and column multiply: 0.52 * 0.82.
         whole[19:61, 9:41] = True
+        whole[[19, 19, 60, 60], [9, 40, 9, 40]] = False
     assert np.array_equal(embed((crop, corner), (100, 100)), whole)
 
 

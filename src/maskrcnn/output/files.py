@@ -1,6 +1,6 @@
 """Every form a result can be written in. A file is there whole or not at all.
 
-Polygons in LabelMe, YOLO and GeoJSON run along pixel edges, simplified by at most half a pixel; see `crop_rings`.
+Polygons in LabelMe, YOLO and GeoJSON run along pixel edges, simplified by at most half a pixel: see `shapes`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def save(result: Result, path: str | Path, **options: Any) -> Path:
 
 
 def write(result: Result, folder: str | Path, stem: str, kinds: Iterable[str]) -> list[Path]:
-    """Write the wanted forms of one image into ``folder``; names begin with ``stem``, which may name subfolders.
+    """Write the wanted forms of one image into ``folder``; names begin with ``stem`` (or ``sub/stem``).
 
     overlay   STEM_overlay.jpg
     masks     STEM_masks/instances.png (16 bit, instance i is i + 1) and one 0/255 PNG an instance
@@ -135,7 +135,7 @@ def to_labelme(result: Result, image_path: str = "") -> dict[str, Any]:
 def to_yolo(result: Result) -> str:
     """YOLO segmentation: a line an instance, class index from 0 and x y pairs as shares of width and height.
 
-    The parts of an instance are joined by bridges without width; an instance without a mask pixel has no line.
+    The parts of an instance are joined by bridges without width. An instance without mask pixels has no line.
     """
     lines = []
     for i, label in enumerate(result.labels.tolist()):
@@ -147,7 +147,7 @@ def to_yolo(result: Result) -> str:
 
 
 def to_geojson(result: Result) -> dict[str, Any]:
-    """A GeoJSON FeatureCollection in pixels, y downwards, holes kept; a MultiPolygon where there are several parts.
+    """A GeoJSON FeatureCollection in pixels, y downwards, holes kept; several parts are a MultiPolygon.
 
     An instance without a mask pixel has a null geometry. Properties are those of `instance_row`.
     """

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .palette import RGB, text_colour
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2
 
 SMALL = 4.0  # a box of less than so many times the label's area would vanish under it
@@ -55,7 +55,8 @@ def _place(
 ) -> Rectangle | None:
     """The place around the box that hides the least, None if each of them hides too much.
 
-    extent : (w, h) of the label · size : (h, w) of the picture · placed, small : (n, 4) labels and boxes to spare
+    extent : (w, h) of the label · size : (h, w) of the picture
+    placed, small : (n, 4) labels not to touch, and boxes to spare
     """
     w, h = extent
     if w > size[1] or h > size[0] or w * h > LARGEST * size[0] * size[1]:
@@ -63,9 +64,10 @@ def _place(
     x1, y1, x2, y2 = (round(v) for v in box)
     mid_x, mid_y = (x1 + x2 - w) // 2, (y1 + y2 - h) // 2
     spots = [
-        (x1, y1 - h), (x1, y1), (x2 - w, y1 - h), (x1, y2), (x2 - w, y2), (x2, y1), (x1 - w, y1), (x2 - w, y1),
-        (x1, y2 - h), (x2 - w, y2 - h), (mid_x, y1 - h), (mid_x, y2), (x2, mid_y), (x1 - w, mid_y),
-        (x2, y2 - h), (x1 - w, y2 - h), (x2, y1 - h), (x1 - w, y1 - h), (x2, y2), (x1 - w, y2),
+        (x1, y1 - h), (x1, y1), (x2 - w, y1 - h), (x1, y2), (x2 - w, y2), (x2, y1), (x1 - w, y1),
+        (x2 - w, y1), (x1, y2 - h), (x2 - w, y2 - h), (mid_x, y1 - h), (mid_x, y2), (x2, mid_y),
+        (x1 - w, mid_y), (x2, y2 - h), (x1 - w, y2 - h), (x2, y1 - h), (x1 - w, y1 - h),
+        (x2, y2), (x1 - w, y2),
     ]  # fmt: skip
     best, least = None, float("inf")
     for rank, (x, y) in enumerate(spots):
@@ -113,4 +115,8 @@ def _padding(font: Font) -> int:
 
 @lru_cache(maxsize=32)
 def _font(letters: int, path: str | Path | None) -> Font:
-    return ImageFont.load_default(letters) if path is None else ImageFont.truetype(str(path), letters)
+    if path is not None:
+        return ImageFont.truetype(str(path), letters)
+    face = ImageFont.load_default(letters)
+    assert isinstance(face, ImageFont.FreeTypeFont)  # every Pillow wheel has FreeType
+    return face

@@ -16,7 +16,6 @@ from .labels import Label, draw_labels
 from .palette import RGB, colour
 from .shapes import crop_rings
 
-
 SHADE = 0.6  # darkness beside the outlines
 
 
@@ -53,9 +52,9 @@ def draw(
     alpha    : opacity of the masks, 0..1
     font     : a TrueType file for names that the default (Latin) letters lack, such as Chinese
 
-    Large instances are drawn first, so that small ones stay visible. Labels keep within the picture; where they
-    crowd, the best-scored are placed first, then without the score; one that would cover another label, or mostly
-    cover small instances, is left out.
+    Large instances are drawn first, so that small ones stay visible. Labels keep within the picture, the
+    best-scored are placed first. Where room is short they lose the score; one that would cover another label,
+    mostly cover small instances, or take a sixth of the picture, is left out.
     Raises ImageError if the result has no picture, ConfigError for a value that has no meaning.
     """
     if color_by not in ("instance", "class"):
@@ -97,8 +96,9 @@ def draw(
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """Any picture as (h, w, 3) uint8 to look at, always a copy.
 
-    One or two channels show the first as grey, more show the first three. uint8 stays; float in 0..1 is times 255,
-    float in 0..255 stays; everything else is stretched from its least to its greatest value. NaN is black.
+    One or two channels show the first as grey, more show the first three. uint8 stays; float in 0..1 is
+    multiplied by 255, float in 0..255 stays; everything else is stretched from its least
+    to its greatest value. NaN is black.
     """
     layers = pixels if pixels.ndim == 3 else pixels[..., None]
     layers = layers[..., :3] if layers.shape[2] >= 3 else np.repeat(layers[..., :1], 3, axis=2)
@@ -118,7 +118,7 @@ def _picture(result: Result) -> np.ndarray:
     pixels = result.pixels
     if pixels is None:
         raise ImageError(
-            "draw: want a result with its picture, got none; dataclasses.replace(result, image=maskrcnn.Image(array))"
+            "draw: want a result with its picture, got none; set it by dataclasses.replace(result, image=...)"
         )
     if pixels.shape[:2] != tuple(result.size):
         raise ShapeError(f"draw: want a picture of {result.size} (h, w), got {pixels.shape[:2]}")
