@@ -14,7 +14,7 @@ from .palette import RGB, text_colour
 Font = ImageFont.FreeTypeFont
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2
 
-SMALL = 4.0  # a box of less than so many times the label's area would vanish under it
+SMALL = 2.5  # a box of less than so many times the label's area would vanish under it
 MOST_HIDDEN = 0.5  # share of a label that may lie over small boxes
 LARGEST = 1 / 6  # share of the picture that one label may take
 
