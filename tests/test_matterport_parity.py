@@ -110,7 +110,9 @@ def test_anchors_and_their_scores(weights: Path, case: str) -> None:
     _, _, stages = _trace(weights, case)
     recorded, scores = recording(case), stages["anchor_scores"]
     step = int(recorded["anchor_step"])
-    place = np.arange(len(scores.anchors)).reshape(-1, 3)[:, ::-1].reshape(-1)[::step]  # ratios w/h descending
+    place = (
+        np.arange(len(scores.anchors)).reshape(-1, 3)[:, ::-1].reshape(-1)[::step]
+    )  # ratios w/h descending
     assert len(scores.anchors) == recorded["anchors_count"]
     assert np.abs(scores.anchors[place][:, XY].numpy() - recorded["anchors_pixels"]).max() < 1e-4
     assert np.abs(scores.objectness[:, place].sigmoid().numpy() - recorded["rpn_class"][..., 1]).max() < 3e-4
@@ -142,7 +144,9 @@ def test_detections_from_recorded_proposals(weights: Path, case: str) -> None:
         logits = rest[:, None].repeat(1, classes + 1)
         logits[torch.arange(n), (label.long() - 1) % (classes + 1)] = score.double().log()
         deltas = torch.from_numpy(recorded["roi_bbox_delta"][i])[:, None, XY].repeat(1, classes, 1)
-        proposals = Proposals(pixels(recorded["rpn_rois"][i], batch), score, torch.zeros(n, dtype=torch.int64))
+        proposals = Proposals(
+            pixels(recorded["rpn_rois"][i], batch), score, torch.zeros(n, dtype=torch.int64)
+        )
         found = detect(BoxScores(logits.float(), deltas), proposals, single, model.config)
         wanted = recorded["detections"][i]
         wanted = wanted[wanted[:, 4] > 0]
@@ -175,12 +179,14 @@ def test_results_from_recorded_detections_are_equal(weights: Path, case: str) ->
 
 @pytest.mark.parametrize("case", CASES)
 def test_from_pixels_to_masks(weights: Path, case: str) -> None:
-    """Matched as sets: the same classes, boxes to a pixel, scores to 1e-3."""
+    """Matched as sets: the same classes, boxes to a pixel, scores to 1e-3.
+
+    A detection within 1e-3 of the score threshold may come or go; the portrait has one at 0.70004.
+    """
     model, _, _ = _trace(weights, case)
     recorded = recording(case)
     for i, result in enumerate(model.predict_images(images(recorded))):
         boxes, labels, scores = (recorded[f"result_{i}_{k}"] for k in ("rois", "class_ids", "scores"))
-        assert len(result) == len(boxes)
         free, overlaps = list(range(len(result))), []
         masks, wanted_masks = result.masks.numpy(), recorded_masks(recorded, i)
         for box, label, score, wanted in zip(boxes.reshape(-1, 4), labels, scores, wanted_masks, strict=True):
@@ -191,11 +197,14 @@ def test_from_pixels_to_masks(weights: Path, case: str) -> None:
                 and np.abs(result.boxes[j, XY].numpy() - box).max() <= 1
                 and abs(result.scores[j].item() - score) < 1e-3
             ]
+            if not near and abs(score - model.config.score) < 1e-3:
+                continue
             assert near, (box, label, score)
             best = max(near, key=lambda j: (masks[j] & wanted).sum() - (masks[j] ^ wanted).sum())
             free.remove(best)
             if (result.boxes[best, XY].numpy() == box).all() and wanted.sum() >= 100:
                 overlaps.append((masks[best] & wanted).sum() / (masks[best] | wanted).sum())
+        assert all(abs(result.scores[j].item() - model.config.score) < 1e-3 for j in free)
         assert min(overlaps, default=1) > 0.99
 
 
@@ -231,7 +240,9 @@ def test_the_detection_layer_in_all_recorded_settings(weights: Path) -> None:
         probability = torch.from_numpy(ops["refine_probs"])
         deltas = torch.from_numpy(ops["refine_deltas"])[:, 1:, XY]
         n = len(deltas)
-        proposals = Proposals(pixels(ops["refine_rois"], batch), torch.ones(n), torch.zeros(n, dtype=torch.int64))
+        proposals = Proposals(
+            pixels(ops["refine_rois"], batch), torch.ones(n), torch.zeros(n, dtype=torch.int64)
+        )
         logits = probability.roll(-1, dims=1).clamp(min=1e-30).log()
         found = detect(BoxScores(logits, deltas), proposals, batch, config)
         wanted = ops[f"refine{i}_out"]
@@ -242,12 +253,10 @@ def test_the_detection_layer_in_all_recorded_settings(weights: Path) -> None:
 
 def test_resizing_cuts_to_the_same_levels() -> None:
     utils = recording("utils")
-    for i in range(20):
-        if f"resize{i}_in" not in utils:
-            break
+    for i in range(8):
         args = json.loads(str(utils[f"resize{i}_args"]))
         y1, x1, y2, x2 = utils[f"resize{i}_window"]
-        if args.get("mode") in ("none", "crop"):
+        if args["mode"] == "none":
             continue
         ours = skimage_resize(utils[f"resize{i}_in"], (y2 - y1, x2 - x1)).astype(np.uint8)
         wanted = utils[f"resize{i}_out"][y1:y2, x1:x2]
@@ -258,8 +267,7 @@ def test_resizing_cuts_to_the_same_levels() -> None:
 def test_top_candidates_are_equal() -> None:
     recorded = recording("small_square")
     scores = torch.from_numpy(recorded["rpn_class"][0, :, 1])
-    if int(recorded["anchor_step"]) == 1:
-        assert np.array_equal(top_k(scores, 6000).numpy(), recorded["pre_nms_index"][0])
+    assert np.array_equal(top_k(scores, 6000).numpy(), recorded["pre_nms_index"][0])
 
 
 def test_tracing_keeps_every_stage(weights: Path) -> None:

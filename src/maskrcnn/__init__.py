@@ -1,9 +1,9 @@
 """Mask R-CNN on PyTorch.
 
-    import maskrcnn
-    model = maskrcnn.load("mask_rcnn_coco.h5")
-    result = model.predict("street.jpg")
-    result.save("out.png")
+import maskrcnn
+model = maskrcnn.load("mask_rcnn_coco.h5")
+result = model.predict("street.jpg")
+result.save("out.png")
 """
 
 from __future__ import annotations

@@ -25,20 +25,12 @@ from .tables import instance_row, to_csv
 
 TOLERANCE = 0.5  # pixels
 
-PICTURES = {
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95,
+         cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)  # fmt: skip
+PICTURES: dict[str, tuple[int, ...]] = {
     ".png": (cv2.IMWRITE_PNG_COMPRESSION, 1),
-    ".jpg": (
-        cv2.IMWRITE_JPEG_QUALITY,
-        95,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ),
-    ".jpeg": (
-        cv2.IMWRITE_JPEG_QUALITY,
-        95,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
     ".webp": (cv2.IMWRITE_WEBP_QUALITY, 95),
     ".tif": (),
     ".tiff": (),
