@@ -44,7 +44,7 @@ def roi_align(
         return _sum_grid(features, image_index, y, x, size, 1.0 / sampling_ratio**2)
 
     counts = torch.ceil(bins.detach()).clamp(min=0).long()
-    shape = (len(boxes), size, size)
+    shape = (boxes.shape[0], size, size)
     bag, row, col, starts = _ragged(
         counts[:, 1, None, None].expand(shape).reshape(-1), counts[:, 0, None, None].expand(shape).reshape(-1)
     )
@@ -95,7 +95,7 @@ def roi_pool(features: Features, boxes: Boxes, image_index: Index, size: int, sc
     stop = (torch.ceil((places + 1) * step).long() + first).clamp(min=0).minimum(limit)
     count = (stop - start).clamp(min=0)
 
-    shape = (len(boxes), size, size)
+    shape = (boxes.shape[0], size, size)
     rows, cols = count[:, 1, :, None].expand(shape).reshape(-1), count[:, 0, None, :].expand(shape).reshape(-1)
     bag, row, col, starts = _ragged(rows, cols)
     roi = bag // size**2
@@ -160,6 +160,6 @@ def _ragged(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     """List the cells of grids of different sizes: grid, row and column of each cell, and each grid's start."""
     cells = rows * cols
     ends = cells.cumsum(0)
-    grid = torch.repeat_interleave(torch.arange(len(cells), device=cells.device), cells)
+    grid = torch.repeat_interleave(torch.arange(cells.shape[0], device=cells.device), cells)
     place = torch.arange(grid.shape[0], device=cells.device) - (ends - cells)[grid]
     return grid, place // cols[grid], place % cols[grid], ends - cells
