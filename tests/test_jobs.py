@@ -216,6 +216,8 @@ def test_wrong_settings_leave_an_earlier_run_alone(tmp_path: Path) -> None:
             predict_files(OneBox(), folder, tmp_path / "o", **options)
     with pytest.raises(ImageError, match="no pictures"):
         predict_files(OneBox(), f"{folder}/*.tif", tmp_path / "o")
+    with pytest.raises(ImageError, match="nothing of that name"):
+        predict_files(OneBox(), folder / "typo.jpg", tmp_path / "o")
     assert (tmp_path / "o/results.json").read_bytes() == before
 
 
@@ -279,7 +281,7 @@ def test_a_full_disk_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.Mon
             raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(maskrcnn.jobs, "write_picture", full)
-    with pytest.raises(MaskRCNNError, match=r"2_overlay\.jpg.*No space left"):
+    with pytest.raises(MaskRCNNError, match=r"o: want to write results.*No space left"):
         predict_files(OneBox(), photos(tmp_path / "in", "1.png", "2.png"), tmp_path / "o")
     assert names(tmp_path / "o/results.json") == ["1.png"]
 

@@ -106,7 +106,7 @@ def predict_files(
     A picture that cannot be read is reported and left out. On Ctrl-C and on errors results.json is completed
     with what there is. Nothing is written over a source.
     Raises ConfigError for settings that cannot work, or that differ from those of the run to be resumed;
-    ImageError for a folder or glob without pictures; MaskRCNNError if results cannot be written.
+    ImageError for a path that does not exist and a folder or glob without pictures; MaskRCNNError if results cannot be written.
     """
     start = time.monotonic()
     save = list(dict.fromkeys(save))
@@ -243,9 +243,8 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, MaskRCNNError):
             raise
-        where = error.filename or folder
         raise MaskRCNNError(
-            f"{where}: want to write results, got '{error.strerror or error}'; make room "
+            f"{folder}: want to write results, got '{error.strerror or error}'; make room "
             "or choose another folder (--out), then go on with --resume"
         ) from error
 
@@ -322,6 +321,14 @@ def _jobs(source: Any, out: Path, recursive: bool) -> tuple[Iterator[_Job], int 
     arguments = source if isinstance(source, (list, tuple)) else [source]
     found = [one for argument in arguments for one in expand(argument, recursive=recursive)]
     places = [argument for argument in arguments if is_path(argument)]
+    if (
+        len(found) == len(places) == 1
+        and not Path(places[0]).expanduser().exists()
+        and not is_many(places[0])
+    ):
+        raise ImageError(
+            f"{places[0]}: want a picture, folder or glob, got nothing of that name; check the path"
+        )
     results = out.resolve()
     for place in places:
         if is_many(place) and _root(place).resolve() == results:
