@@ -68,7 +68,7 @@ def test_cell_anchors_have_the_area_of_their_size(framework: str) -> None:
     cells = cell_anchors([32], [0.5, 1.0, 2.0], rounding=framework == "torchvision")
     sides = cells[:, 2:] - cells[:, :2]
     assert torch.allclose(sides.prod(1), torch.tensor([1024.0]), rtol=0.04)
-    assert torch.allclose(sides[:, 1] / sides[:, 0], torch.tensor([0.5, 1.0, 2.0]), rtol=0.04)
+    assert torch.allclose(sides[:, 1] / sides[:, 0], torch.tensor([0.5, 1.0, 2.0]), rtol=0.05)
     assert (framework == "torchvision") == bool((cells == cells.round()).all())
 
 

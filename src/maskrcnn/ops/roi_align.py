@@ -38,7 +38,9 @@ def roi_align(
         step = torch.arange(size * sampling_ratio, device=boxes.device)
         bin_, sample = step // sampling_ratio, step % sampling_ratio + 0.5
         x, y = (
-            _taps(low[:, i, None] + bin_ * bins[:, i, None] + sample * bins[:, i, None] / sampling_ratio, extent)
+            _taps(
+                low[:, i, None] + bin_ * bins[:, i, None] + sample * bins[:, i, None] / sampling_ratio, extent
+            )
             for i, extent in ((0, features.shape[3]), (1, features.shape[2]))
         )
         return _sum_grid(features, image_index, y, x, size, 1.0 / sampling_ratio**2)
@@ -96,7 +98,10 @@ def roi_pool(features: Features, boxes: Boxes, image_index: Index, size: int, sc
     count = (stop - start).clamp(min=0)
 
     shape = (boxes.shape[0], size, size)
-    rows, cols = count[:, 1, :, None].expand(shape).reshape(-1), count[:, 0, None, :].expand(shape).reshape(-1)
+    rows, cols = (
+        count[:, 1, :, None].expand(shape).reshape(-1),
+        count[:, 0, None, :].expand(shape).reshape(-1),
+    )
     bag, row, col, starts = _ragged(rows, cols)
     roi = bag // size**2
     y, x = start[roi, 1, bag // size % size] + row, start[roi, 0, bag % size] + col
@@ -124,7 +129,12 @@ def _inner_taps(points: Tensor, extent: int) -> tuple[Tensor, Tensor]:
 
 
 def _sum_grid(
-    features: Tensor, image_index: Tensor, y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor], size: int, norm: float
+    features: Tensor,
+    image_index: Tensor,
+    y: tuple[Tensor, Tensor],
+    x: tuple[Tensor, Tensor],
+    size: int,
+    norm: float,
 ) -> Tensor:
     """Weighted sums for separable samples: y and x are indices and weights of shape (n, size * samples, 2)."""
     n = image_index.shape[0]

@@ -18,7 +18,9 @@ from .atomic import replacing
 
 def to_coco(result: Result, image_id: int = 1) -> list[dict[str, Any]]:
     """COCO results of one image: image_id, category_id, bbox (xywh pixels), score and segmentation (RLE)."""
-    boxes = zip(result.boxes.tolist(), result.labels.tolist(), result.scores.tolist(), result.rle(), strict=True)
+    boxes = zip(
+        result.boxes.tolist(), result.labels.tolist(), result.scores.tolist(), result.rle(), strict=True
+    )
     return [
         {
             "image_id": image_id,
@@ -49,7 +51,8 @@ def coco_annotations(result: Result, image_id: int = 1, first_id: int = 1) -> li
     """Rows of the annotations table: `to_coco` with id (counted from ``first_id``), area (mask pixels) and iscrowd."""
     rows = to_coco(result, image_id)
     return [
-        {"id": first_id + i, **row, "area": int(result.crop(i)[0].sum()), "iscrowd": 0} for i, row in enumerate(rows)
+        {"id": first_id + i, **row, "area": int(result.crop(i)[0].sum()), "iscrowd": 0}
+        for i, row in enumerate(rows)
     ]
 
 
@@ -107,9 +110,13 @@ class CocoWriter:
         """Write the instances of one image. Raises ConfigError for a name that is there already."""
         image_id = len(self.done) + 1
         if file_name in self.done:
-            raise ConfigError(f"file_name: want one that is not in {self.path.name} yet, got {file_name!r} again")
+            raise ConfigError(
+                f"file_name: want one that is not in {self.path.name} yet, got {file_name!r} again"
+            )
         annotations = coco_annotations(result, image_id, self._annotations + 1)
-        self._file.write(_line({"image": coco_image(result, image_id, file_name), "annotations": annotations}))
+        self._file.write(
+            _line({"image": coco_image(result, image_id, file_name), "annotations": annotations})
+        )
         self._file.flush()
         self._note(file_name, len(annotations))
 

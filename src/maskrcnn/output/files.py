@@ -27,8 +27,18 @@ TOLERANCE = 0.5  # pixels
 
 PICTURES = {
     ".png": (cv2.IMWRITE_PNG_COMPRESSION, 3),
-    ".jpg": (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-    ".jpeg": (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+    ".jpg": (
+        cv2.IMWRITE_JPEG_QUALITY,
+        95,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ),
+    ".jpeg": (
+        cv2.IMWRITE_JPEG_QUALITY,
+        95,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ),
     ".webp": (cv2.IMWRITE_WEBP_QUALITY, 95),
     ".tif": (),
     ".tiff": (),
@@ -87,7 +97,9 @@ def write_picture(path: Path, pixels: np.ndarray) -> Path:
     try:
         good, data = cv2.imencode(path.suffix.lower(), swapped, PICTURES[path.suffix.lower()])
     except cv2.error as error:
-        raise ImageError(f"{path.name}: {pixels.shape[:2]} pixels cannot be written in this form: {error}") from error
+        raise ImageError(
+            f"{path.name}: {pixels.shape[:2]} pixels cannot be written in this form: {error}"
+        ) from error
     if not good:
         raise ImageError(f"{path.name}: {pixels.shape[:2]} pixels cannot be written in this form; try .png")
     return write_bytes(path, data.tobytes())
@@ -141,7 +153,9 @@ def to_geojson(result: Result) -> dict[str, Any]:
     """
     features = []
     for i in range(len(result)):
-        parts = [[_closed(r) for r in (outer, *inner)] for outer, inner in crop_rings(*result.crop(i), TOLERANCE)]
+        parts = [
+            [_closed(r) for r in (outer, *inner)] for outer, inner in crop_rings(*result.crop(i), TOLERANCE)
+        ]
         geometry: dict[str, Any] | None = None
         if len(parts) == 1:
             geometry = {"type": "Polygon", "coordinates": parts[0]}

@@ -82,7 +82,9 @@ def _draw(canvas: np.ndarray, spot: Rectangle, text: str, font: Font, colour: RG
     ImageDraw.Draw(shape).rounded_rectangle((0, 0, 4 * w - 1, 4 * h - 1), radius=h, fill=255)
     cover = np.asarray(shape.resize((w, h), Image.Resampling.BOX), np.float32)[..., None] / 255
     patch = Image.new("RGB", (w, h), colour)
-    ImageDraw.Draw(patch).text((_padding(font), _metrics(font)[0]), text, text_colour(colour), font, anchor="ls")
+    ImageDraw.Draw(patch).text(
+        (_padding(font), _metrics(font)[0]), text, text_colour(colour), font, anchor="ls"
+    )
     under = canvas[y1:y2, x1:x2]
     under[:] = np.rint(under * (1 - cover) + np.asarray(patch, np.float32) * cover).astype(np.uint8)
 

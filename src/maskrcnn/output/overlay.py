@@ -68,7 +68,9 @@ def draw(
         if masks or contours:
             crop, (y, x) = result.crop(i)
             if masks:
-                _blend(canvas[y : y + crop.shape[0], x : x + crop.shape[1]], crop, np.array(colours[i]), alpha)
+                _blend(
+                    canvas[y : y + crop.shape[0], x : x + crop.shape[1]], crop, np.array(colours[i]), alpha
+                )
             if contours:
                 rings = [ring for outer, inner in crop_rings(crop, (y, x), 0.5) for ring in (outer, *inner)]
                 _lines(canvas, rings, colours[i], pen.contour, pen.casing)

@@ -40,7 +40,9 @@ def to_dataframe(result: Result) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError as error:
-        raise MissingExtraError("to_dataframe: want pandas, not installed; pip install 'maskrcnn[tables]'") from error
+        raise MissingExtraError(
+            "to_dataframe: want pandas, not installed; pip install 'maskrcnn[tables]'"
+        ) from error
     return pandas.DataFrame([instance_row(result, i) for i in range(len(result))], columns=list(COLUMNS))
 
 

@@ -58,12 +58,12 @@ def read(
             raise ConfigError(f"config: {path} holds its own; give single options instead, such as score=0.5")
         stored, state = native.read(path)
         return refine(stored, options), state
-    arrays = hdf5.read(path)
-    if not matterport.is_matterport(arrays):
-        raise WeightsError(f"{path}: no Mask R-CNN: {matterport.describe(arrays)}; read are {READABLE}")
+    names = hdf5.names(path)  # first, since a file of something else may be larger than memory
+    if not matterport.is_matterport(names):
+        raise WeightsError(f"{path}: no Mask R-CNN: {matterport.describe(names)}; read are {READABLE}")
     settings = None if config is None else read_settings(config)
     try:
-        return matterport.read(arrays, settings, **options)
+        return matterport.read(hdf5.read(path), settings, **options)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
 

@@ -25,6 +25,7 @@ from ..errors import DownloadError
 
 ATTEMPTS = 5  # in a row without a single byte
 TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
+BLOCK = 1 << 14  # bytes; what a cut connection loses is less than this
 
 
 class _Again(Exception):
@@ -55,6 +56,9 @@ def fetch(
     A download that was cut goes on where it stopped, now or in a later call. Of two processes, one waits.
     Raises DownloadError where the file cannot be fetched or is not the one that was promised.
     """
+    if path.exists():
+        _check(path, path, url, size, sha256)
+        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(path.name + ".lock")):
@@ -64,8 +68,6 @@ def fetch(
                 _check(part, path, url, size, sha256)
                 part.replace(path)
                 path.with_name(path.name + ".part.json").unlink(missing_ok=True)
-            else:
-                _check(path, path, url, size, sha256)
     except OSError as error:
         if isinstance(error, DownloadError):
             raise
@@ -91,7 +93,7 @@ def _check(file: Path, path: Path, url: str, size: int | None, sha256: str | Non
     if wrong:
         file.unlink()
         raise DownloadError(f"{url}: {wrong}; it is not the file that was promised, and was not kept")
-    if sha256 is None and recorded is None:
+    if file != path and wanted is None:
         record.write_text(f"{got}  {path.name}\n")
 
 
@@ -162,13 +164,15 @@ def _try(url: str, part: Path, size: int | None, bar: Progress, task: object) ->
             note.write_text(json.dumps({url: strong} if strong else {}))
             bar.update(task, total=total or size, completed=have)  # type: ignore[arg-type]
             with part.open("ab" if have else "wb") as file:
-                for block in answer.iter_content(1 << 18):
+                for block in answer.iter_content(BLOCK):
                     file.write(block)
                     bar.advance(task, len(block))  # type: ignore[arg-type]
+    except requests.exceptions.ChunkedEncodingError:  # what requests says when a body ends early
+        raise _Again(f"the connection was cut at byte {_length(part):,}") from None
     except requests.RequestException as error:
         raise _Again(_reason(error)) from None
     if total is not None and _length(part) < total:
-        raise _Again(f"the connection was cut at {_length(part):,} of {total:,} bytes")
+        raise _Again(f"the connection was cut at byte {_length(part):,}")
 
 
 def _resumed_at(answer: requests.Response, have: int) -> int:

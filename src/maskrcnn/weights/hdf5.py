@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,28 +16,36 @@ from .content import superblock
 END_OF_FILE = {0: 40, 1: 44, 2: 28, 3: 28}
 
 
+def names(path: Path) -> list[str]:
+    """The path, inside the file, of every array of numbers; optimizer state is left out. Raises as `read`."""
+    return list(_visit(path, lambda array: None))
+
+
 def read(path: Path) -> dict[str, np.ndarray]:
     """Every array of numbers in the file by its path in it; optimizer state is left unread.
 
     Raises WeightsError for a truncated or damaged file.
     """
-    _check_length(path)
-    arrays: dict[str, np.ndarray] = {}
+    return _visit(path, lambda array: array[()])
 
-    def take(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim and not name.startswith("optimizer_weights"):
-            if item.dtype.kind not in "fiu":
-                return
-            arrays[name] = item[()]
+
+def _visit(path: Path, take: Callable[[h5py.Dataset], Any]) -> dict[str, Any]:
+    _check_length(path)
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer_weights"):  # noqa: SIM102
+            if item.ndim and item.dtype.kind in "fiu":
+                found[name] = take(item)
 
     try:
         with h5py.File(path, "r") as file:
-            file.visititems(take)
+            file.visititems(visit)
     except (
         Exception
     ) as error:  # h5py raises OSError, KeyError, RuntimeError and others, by the byte that is wrong
         raise WeightsError(f"{path}: the HDF5 file is damaged ({error}); fetch it again") from None
-    return arrays
+    return found
 
 
 def _check_length(path: Path) -> None:

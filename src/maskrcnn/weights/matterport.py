@@ -13,7 +13,7 @@ The unit of the proposals' deltas (RPN_BBOX_STD_DEV) stays a setting, `Config.rp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +93,12 @@ def read(
 # --- names ---
 
 
-def is_matterport(paths: Mapping[str, Any]) -> bool:
+def is_matterport(paths: Collection[str]) -> bool:
     """Whether these arrays have a layer that no other network has: the class scores of Matterport's."""
     return any("mrcnn_class_logits" in path for path in paths)
 
 
-def describe(paths: Mapping[str, Any]) -> str:
+def describe(paths: Collection[str]) -> str:
     """What an HDF5 file without Matterport's heads is, for an error message."""
     layers = {_plain(part) for path in paths for part in path.split("/")}
     blocks = {layer[4] for layer in layers if re.fullmatch(r"res4[a-z]_branch2a", layer)}
