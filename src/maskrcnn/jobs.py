@@ -106,7 +106,8 @@ def predict_files(
     A picture that cannot be read is reported and left out. On Ctrl-C and on errors results.json is completed
     with what there is. Nothing is written over a source.
     Raises ConfigError for settings that cannot work, or that differ from those of the run to be resumed;
-    ImageError for a path that does not exist and a folder or glob without pictures; MaskRCNNError if results cannot be written.
+    ImageError for a path that does not exist and for a folder or glob without pictures; MaskRCNNError if
+    results cannot be written.
     """
     start = time.monotonic()
     save = list(dict.fromkeys(save))
