@@ -1,1 +1,44 @@
-"""Mask R-CNN on PyTorch."""
+"""Mask R-CNN on PyTorch.
+
+import maskrcnn
+model = maskrcnn.load("mask_rcnn_coco.h5")
+result = model.predict("street.jpg")
+result.save("out.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from .config import Config, Dialect
+from .errors import MaskRCNNError
+
+if TYPE_CHECKING:
+    from .model import MaskRCNN
+    from .output import draw
+    from .records import Image, Result
+    from .weights import convert, load, save
+
+__version__ = version("maskrcnn")
+__all__ = [
+    "Config", "Dialect", "Image", "MaskRCNN", "MaskRCNNError", "Result", "convert", "draw", "errors", "load", "save",
+]  # fmt: skip
+
+# Imported at first use: these bring torch, which takes seconds that ``maskrcnn --help`` need not take.
+_HOMES = {
+    "Image": "records", "Result": "records", "MaskRCNN": "model", "draw": "output",
+    "load": "weights", "save": "weights", "convert": "weights",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'maskrcnn' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

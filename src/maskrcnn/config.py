@@ -175,11 +175,17 @@ class Config:
                 list(self.anchor_ratios) == sorted(self.anchor_ratios) and min(self.anchor_ratios) > 0,
                 "positive h/w ratios in ascending order",
             ),
-            "mask_size": (self.mask_size >= 2 and self.mask_size % 2 == 0, "an even number, such as 28, 56 or 112"),
+            "mask_size": (
+                self.mask_size >= 2 and self.mask_size % 2 == 0,
+                "an even number, such as 28, 56 or 112",
+            ),
             "score": (0 <= self.score <= 1, "0..1"),
             "nms": (0 <= self.nms <= 1, "0..1"),
             "rpn_nms": (0 <= self.rpn_nms <= 1, "0..1"),
-            "min_size": (0 < self.min_size <= self.max_size, f"positive and at most max_size, {self.max_size}"),
+            "min_size": (
+                0 < self.min_size <= self.max_size,
+                f"positive and at most max_size, {self.max_size}",
+            ),
             "max_detections": (self.max_detections > 0, "a positive number"),
             "proposals": (self.proposals > 0, "a positive number"),
         }

@@ -20,7 +20,9 @@ class FPN(nn.Module):
         super().__init__()
         for level, c_in in zip(LEVELS, backbone_channels, strict=True):
             self.add_module(f"lateral{level}", Conv(c_in, config.fpn_channels, 1, norm=config.fpn_norm))
-            self.add_module(f"output{level}", Conv(config.fpn_channels, config.fpn_channels, 3, norm=config.fpn_norm))
+            self.add_module(
+                f"output{level}", Conv(config.fpn_channels, config.fpn_channels, 3, norm=config.fpn_norm)
+            )
 
     def forward(self, backbone: Sequence[Tensor]) -> tuple[Tensor, ...]:
         outputs: list[Tensor] = []

@@ -73,7 +73,9 @@ def padded_size(size: Size, config: Config) -> Size:
     dialect, multiple = config.dialect, config.dialect.pad_multiple
     if dialect.resize == "square":
         if config.max_size % multiple:
-            raise ConfigError(f"max_size: want a multiple of {multiple} for square input, got {config.max_size}")
+            raise ConfigError(
+                f"max_size: want a multiple of {multiple} for square input, got {config.max_size}"
+            )
         return config.max_size, config.max_size
     h, w = resized_size(size, config)
     padded = (-(-h // multiple) * multiple, -(-w // multiple) * multiple)

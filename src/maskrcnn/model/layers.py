@@ -23,11 +23,20 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
         self.adapt = False
 
+    @property
+    def frozen(self) -> bool:
+        """Whether this is a fixed scale and shift a channel."""
+        return not (self.adapt and self.training)
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What frozen normalisation does to a channel: x * scale + shift."""
+        scale = self.weight * torch.rsqrt(self.running_var + NORM_EPS)
+        return scale, self.bias - self.running_mean * scale
+
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias,
-            training=self.adapt and self.training, eps=NORM_EPS,
-        )  # fmt: skip
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=True, eps=NORM_EPS
+        )
 
 
 class Conv(nn.Conv2d):
@@ -51,7 +60,9 @@ class Conv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.same:
             x = pad_same(x, self.kernel_size[0], self.stride[0])
-        return _finish(super().forward(x), self.norm, self.relu)
+        weight, bias, norm = _fold(self.weight, self.bias, self.norm)
+        x = F.conv2d(x, weight, bias, self.stride, self.padding)
+        return _finish(x, norm, self.relu)
 
 
 class Linear(nn.Linear):
@@ -66,7 +77,18 @@ class Linear(nn.Linear):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        return _finish(super().forward(x), self.norm, self.relu)
+        weight, bias, norm = _fold(self.weight, self.bias, self.norm)
+        return _finish(F.linear(x, weight, bias), norm, self.relu)
+
+
+def _fold(
+    weight: Tensor, bias: Tensor | None, norm: BatchNorm | None
+) -> tuple[Tensor, Tensor | None, BatchNorm | None]:
+    """Weights that do a frozen norm's work too: the activations are large, the weights are not."""
+    if norm is None or not norm.frozen:
+        return weight, bias, norm
+    scale, shift = norm.scale_and_shift()
+    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), shift, None
 
 
 def _finish(x: Tensor, norm: BatchNorm | None, relu: bool) -> Tensor:

@@ -38,5 +38,5 @@ class MaskHead(nn.Module):
         row = torch.zeros_like(labels) if self.logits.out_channels == 1 else labels
         weight, bias = self.logits.weight.flatten(1)[row], self.logits.bias[row]  # type: ignore[index]
         return torch.baddbmm(bias[:, None, None], weight[:, None], x.flatten(2)).reshape(
-            len(x), x.shape[2], x.shape[3]
+            x.shape[0], x.shape[2], x.shape[3]
         )

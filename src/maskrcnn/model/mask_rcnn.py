@@ -30,7 +30,9 @@ class MaskRCNN(nn.Module):
     ``channels`` how wide these are. ``source`` says where the weights came from, for people to read.
     """
 
-    def __init__(self, config: Config, backbone: nn.Module | None = None, source: str = "random weights") -> None:
+    def __init__(
+        self, config: Config, backbone: nn.Module | None = None, source: str = "random weights"
+    ) -> None:
         super().__init__()
         self.config = config
         self.source = source
@@ -185,7 +187,9 @@ class MaskRCNN(nn.Module):
             elif isinstance(item, int) and 0 <= item < len(self.names):
                 wanted[item] = True
             else:
-                raise ConfigError(f"classes: want names or indices among {', '.join(self.names)}, got {item!r}")
+                raise ConfigError(
+                    f"classes: want names or indices among {', '.join(self.names)}, got {item!r}"
+                )
         return wanted
 
 
@@ -207,6 +211,8 @@ def load_arrays(config: Config, arrays: dict[str, Tensor], source: str | Path) -
         if k in state and v.shape != state[k].shape
     ]
     if missing or extra or wrong:
-        raise WeightsError(f"{source}: the arrays do not fit the network: " + "; ".join(missing + extra + wrong))
+        raise WeightsError(
+            f"{source}: the arrays do not fit the network: " + "; ".join(missing + extra + wrong)
+        )
     model.load_state_dict(arrays, assign=True)
     return model.to(memory_format=torch.channels_last).requires_grad_(True).eval()

@@ -47,7 +47,12 @@ def roi_levels(boxes: Tensor, padded: tuple[int, int], config: Config) -> Tensor
 
 
 def pool_rois(
-    pyramid: Sequence[Tensor], boxes: Tensor, image_index: Tensor, padded: tuple[int, int], size: int, config: Config
+    pyramid: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    padded: tuple[int, int],
+    size: int,
+    config: Config,
 ) -> RoIFeatures:
     """Pool boxes (n, 4), pixels of the padded image, to size x size with the dialect's operation."""
     dialect = config.dialect

@@ -30,8 +30,14 @@ def restore(
         mine = mine[solid]
         results.append(
             Result(
-                restored[solid], labels[mine], scores[mine], masks[mine], config.names, batch.sizes[i],
-                image if image.source is None else image.source, config.dialect.paste,
+                restored[solid],
+                labels[mine],
+                scores[mine],
+                masks[mine],
+                config.names,
+                batch.sizes[i],
+                image if image.source is None else image.source,
+                config.dialect.paste,
             )  # fmt: skip
         )
     return results

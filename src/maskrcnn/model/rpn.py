@@ -77,7 +77,10 @@ def choose(scores: AnchorScores, batch: ImageBatch, config: Config) -> Candidate
             start += count
         index = torch.cat(chosen)
         boxes = decode(
-            scores.deltas[image, index], shrink(scores.anchors[index], end), config.rpn_std, dialect.delta_clamp
+            scores.deltas[image, index],
+            shrink(scores.anchors[index], end),
+            config.rpn_std,
+            dialect.delta_clamp,
         )
         boxes = shrink(clip(boxes, shrink(_clip_window(batch, image, dialect.clip_to_padding), end)), -end)
         if dialect.min_proposal is not None:

@@ -12,7 +12,7 @@ Size = tuple[int, int]
 
 
 def cell_anchors(
-    sizes: Sequence[float], ratios: Sequence[float], rounding: bool = False
+    sizes: Sequence[int | float], ratios: Sequence[int | float], rounding: bool = False
 ) -> Float[Tensor, "a 4"]:
     """Anchors around the origin, xyxy pixels: for each size, each ratio h/w.
 

@@ -20,7 +20,9 @@ def iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"
     high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
     both = (high - low).clamp(min=0).prod(-1)
     union = area(a)[:, None] + area(b)[None] - both
-    return torch.where(union > 0, both / union.clamp(min=torch.finfo(both.dtype).tiny), torch.zeros_like(both))
+    return torch.where(
+        union > 0, both / union.clamp(min=torch.finfo(both.dtype).tiny), torch.zeros_like(both)
+    )
 
 
 def encode(boxes: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"], std: Std4) -> Float[Tensor, "n 4"]:
@@ -55,9 +57,7 @@ def decode(
 def clip(boxes: Float[Tensor, "n 4"], window: Float[Tensor, "*n 4"]) -> Float[Tensor, "n 4"]:
     """Move corners that lie outside onto the window, one for all boxes (4,) or one each (n, 4)."""
     low, high = window[..., :2], window[..., 2:]
-    return torch.cat(
-        [boxes[:, :2].clamp(min=low, max=high), boxes[:, 2:].clamp(min=low, max=high)], dim=1
-    )
+    return torch.cat([boxes[:, :2].clamp(min=low, max=high), boxes[:, 2:].clamp(min=low, max=high)], dim=1)
 
 
 def shrink(boxes: Float[Tensor, "*n 4"], end: float) -> Float[Tensor, "*n 4"]:

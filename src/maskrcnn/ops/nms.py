@@ -42,7 +42,9 @@ def top_k(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "m"]:
     if k >= scores.shape[0]:
         return torch.sort(scores, descending=True, stable=True).indices
     worst = torch.topk(scores, k).values[-1]
-    index = torch.nonzero(scores >= worst).squeeze(1)  # ascending, and few: topk alone leaves ties in any order
+    index = torch.nonzero(scores >= worst).squeeze(
+        1
+    )  # ascending, and few: topk alone leaves ties in any order
     return index[torch.sort(scores[index], descending=True, stable=True).indices[:k]]
 
 
@@ -102,7 +104,9 @@ def _blockwise(boxes: Tensor, groups: Tensor, threshold: float, limit: int, bloc
         clash = (iou(boxes[index], boxes[index]) > threshold) & (groups[index][:, None] == groups[index])
         better = clash.tril(-1)
         alive = torch.ones(len(index), dtype=torch.bool, device=boxes.device)
-        while True:  # a box dies when a living better one overlaps it; settles in as many rounds as chains are long
+        while (
+            True
+        ):  # a box dies when a living better one overlaps it; settles in as many rounds as chains are long
             new = ~(better & alive).any(1)
             if torch.equal(new, alive):
                 break

@@ -96,9 +96,9 @@ def _aligned(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
 
 def _torchvision(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
     """torch's bilinear interpolation of the padded mask over an integer box with inclusive ends."""
-    low, high = np.float32(low), np.float32(high)
-    centre = (high + low) * np.float32(0.5)
-    half = (high - low) * np.float32(0.5) * np.float32((m + 2) / m)
+    first_edge, last_edge = np.float32(low), np.float32(high)  # float32, or a cut could fall differently
+    centre = (last_edge + first_edge) * np.float32(0.5)
+    half = (last_edge - first_edge) * np.float32(0.5) * np.float32((m + 2) / m)
     start, end = int(centre - half), int(centre + half)  # cut towards zero, as the source does
     length = max(end - start + 1, 1)
     first, last = _span(start, end + 1, limit)

@@ -38,13 +38,15 @@ def roi_align(
         step = torch.arange(size * sampling_ratio, device=boxes.device)
         bin_, sample = step // sampling_ratio, step % sampling_ratio + 0.5
         x, y = (
-            _taps(low[:, i, None] + bin_ * bins[:, i, None] + sample * bins[:, i, None] / sampling_ratio, extent)
+            _taps(
+                low[:, i, None] + bin_ * bins[:, i, None] + sample * bins[:, i, None] / sampling_ratio, extent
+            )
             for i, extent in ((0, features.shape[3]), (1, features.shape[2]))
         )
         return _sum_grid(features, image_index, y, x, size, 1.0 / sampling_ratio**2)
 
     counts = torch.ceil(bins.detach()).clamp(min=0).long()
-    shape = (len(boxes), size, size)
+    shape = (boxes.shape[0], size, size)
     bag, row, col, starts = _ragged(
         counts[:, 1, None, None].expand(shape).reshape(-1), counts[:, 0, None, None].expand(shape).reshape(-1)
     )
@@ -95,8 +97,11 @@ def roi_pool(features: Features, boxes: Boxes, image_index: Index, size: int, sc
     stop = (torch.ceil((places + 1) * step).long() + first).clamp(min=0).minimum(limit)
     count = (stop - start).clamp(min=0)
 
-    shape = (len(boxes), size, size)
-    rows, cols = count[:, 1, :, None].expand(shape).reshape(-1), count[:, 0, None, :].expand(shape).reshape(-1)
+    shape = (boxes.shape[0], size, size)
+    rows, cols = (
+        count[:, 1, :, None].expand(shape).reshape(-1),
+        count[:, 0, None, :].expand(shape).reshape(-1),
+    )
     bag, row, col, starts = _ragged(rows, cols)
     roi = bag // size**2
     y, x = start[roi, 1, bag // size % size] + row, start[roi, 0, bag % size] + col
@@ -124,7 +129,12 @@ def _inner_taps(points: Tensor, extent: int) -> tuple[Tensor, Tensor]:
 
 
 def _sum_grid(
-    features: Tensor, image_index: Tensor, y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor], size: int, norm: float
+    features: Tensor,
+    image_index: Tensor,
+    y: tuple[Tensor, Tensor],
+    x: tuple[Tensor, Tensor],
+    size: int,
+    norm: float,
 ) -> Tensor:
     """Weighted sums for separable samples: y and x are indices and weights of shape (n, size * samples, 2)."""
     n = image_index.shape[0]
@@ -160,6 +170,6 @@ def _ragged(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     """List the cells of grids of different sizes: grid, row and column of each cell, and each grid's start."""
     cells = rows * cols
     ends = cells.cumsum(0)
-    grid = torch.repeat_interleave(torch.arange(len(cells), device=cells.device), cells)
+    grid = torch.repeat_interleave(torch.arange(cells.shape[0], device=cells.device), cells)
     place = torch.arange(grid.shape[0], device=cells.device) - (ends - cells)[grid]
     return grid, place // cols[grid], place % cols[grid], ends - cells

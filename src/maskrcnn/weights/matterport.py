@@ -13,7 +13,7 @@ The unit of the proposals' deltas (RPN_BBOX_STD_DEV) stays a setting, `Config.rp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ from ..config import Config
 from ..errors import ConfigError, WeightsError
 from .matterport_config import DEFAULTS, to_config
 
-# layer, the batch norm behind it, our name, shape of its kernel. {s} stage, {b} letter and {i} number of a block, {k} of a
-# mask convolution. Kernels are (height, width, in, out), (in, out) for dense layers, (height, width, OUT, IN) transposed.
+# layer, the batch norm behind it, our name, shape of its kernel. {s} is a stage, {b} the letter and {i} the
+# number of a block, {k} that of a mask convolution. Kernels are (height, width, in, out), dense layers (in,
+# out), the transposed convolution (height, width, OUT, IN).
 TABLE = (
     ("conv1",              "bn_conv1",          "backbone.stem",              "7 7 channels width"),
     ("res{s}{b}_branch2a", "bn{s}{b}_branch2a", "backbone.s{s}.{i}.conv1",    "1 1 in{s}_{i} mid{s}"),
@@ -70,12 +71,12 @@ def read(
 
     arrays   : every array of the file by its path in it, such as ``conv1/conv1/kernel:0``; prefixes such as
                ``model_weights/``, endings such as ``_1`` and optimizer state don't matter
-    settings : attributes of the Matterport ``Config`` that it was trained with; what is missing has its default there
+    settings : attributes of the Matterport ``Config`` it was trained with; its defaults for what is missing
     options  : our fields, see `Config.with_options`; they win over ``settings``
 
-    With ``anchor_ratios`` among the options, the file's anchors are taken to be in the order of Matterport's default:
-    tall ones first. Raises WeightsError for missing, surplus, misshapen or not finite arrays, and ConfigError
-    where settings contradict the arrays.
+    With ``anchor_ratios`` among the options, the file's anchors are taken to be in the order of Matterport's
+    default: tall ones first. Raises WeightsError for missing, surplus, misshapen or not finite arrays, and
+    ConfigError where settings contradict the arrays.
     """
     found, paths = _by_layer(arrays)
     rows = list(_rows(found))
@@ -92,12 +93,12 @@ def read(
 # --- names ---
 
 
-def is_matterport(paths: Mapping[str, Any]) -> bool:
-    """Whether these arrays have the layer that no other network has: the class scores of Matterport's heads."""
+def is_matterport(paths: Collection[str]) -> bool:
+    """Whether these arrays have a layer that no other network has: the class scores of Matterport's."""
     return any("mrcnn_class_logits" in path for path in paths)
 
 
-def describe(paths: Mapping[str, Any]) -> str:
+def describe(paths: Collection[str]) -> str:
     """What an HDF5 file without Matterport's heads is, for an error message."""
     layers = {_plain(part) for path in paths for part in path.split("/")}
     blocks = {layer[4] for layer in layers if re.fullmatch(r"res4[a-z]_branch2a", layer)}
@@ -148,7 +149,7 @@ _LAYER = re.compile("|".join(_pattern(name) for layer, norm, *_ in TABLE for nam
 
 
 def _rows(found: Mapping[str, np.ndarray]) -> Iterator[Row]:
-    """The table with its letters filled in, for the depth and the number of mask convolutions that the file has."""
+    """The table with its letters filled in, for the depth and the mask convolutions that the file has."""
     letters = {key[4] for key in found if re.match(r"res4[a-z]_branch2a/", key)}
     blocks = BLOCKS[101 if max(letters, default="a") > "f" else 50]
     mask_convs = max((int(key[15]) for key in found if re.match(r"mrcnn_mask_conv\d/", key)), default=4)
@@ -238,7 +239,7 @@ def _check_arrays(
         raise WeightsError(f"{len(wrong)} arrays do not fit:\n  " + "\n  ".join(wrong))
     if sizes["classes"] < 2:
         raise WeightsError(
-            "want a background and at least one class, got one row of class scores: NUM_CLASSES was 1"
+            "want background and at least one class, got one row of class scores: NUM_CLASSES was 1"
         )
 
 
@@ -257,7 +258,7 @@ def _config(
     if config.anchors_per_cell != sizes["anchors"] or len(ratios) != len(config.anchor_ratios):
         raise ConfigError(
             f"anchor_ratios: the file has {sizes['anchors']} anchors at each position, the settings "
-            f"{config.anchors_per_cell}; give anchor_ratios=(...) as h/w ascending, or config= with its RPN_ANCHOR_RATIOS"
+            f"{config.anchors_per_cell}; give anchor_ratios=(...) as h/w ascending, or config="
         )
     # Matterport counts anchors ratio by ratio, and sizes within one; we count size by size.
     numbers = np.arange(sizes["anchors"]).reshape(len(ratios), -1)

@@ -1,7 +1,7 @@
 """Matterport's ``Config``: what its attributes mean here, and how to read one from wherever it is.
 
-A ``.h5`` holds arrays only. Image sizes, mean, anchors, thresholds and class names were attributes of a class in
-the training script. That script is read here without being run.
+A ``.h5`` holds arrays only. Image sizes, mean, anchors, thresholds and class names were attributes of a class
+in the training script. That script is read here without being run.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ UNREAD = frozenset({
     "NAME", "GPU_COUNT", "IMAGES_PER_GPU", "STEPS_PER_EPOCH", "VALIDATION_STEPS", "COMPUTE_BACKBONE_SHAPE",
     "RPN_TRAIN_ANCHORS_PER_IMAGE", "POST_NMS_ROIS_TRAINING", "USE_MINI_MASK", "MINI_MASK_SHAPE",
     "TRAIN_ROIS_PER_IMAGE", "ROI_POSITIVE_RATIO", "MAX_GT_INSTANCES", "LEARNING_RATE", "LEARNING_MOMENTUM",
-    "WEIGHT_DECAY", "LOSS_WEIGHTS", "USE_RPN_ROIS", "TRAIN_BN", "GRADIENT_CLIP_NORM", "BATCH_SIZE", "IMAGE_SHAPE",
-    "IMAGE_META_SIZE",
+    "WEIGHT_DECAY", "LOSS_WEIGHTS", "USE_RPN_ROIS", "TRAIN_BN", "GRADIENT_CLIP_NORM", "BATCH_SIZE",
+    "IMAGE_SHAPE", "IMAGE_META_SIZE",
 })  # fmt: skip
 # Fields of our Config that options cannot change, since the arrays decide them.
 STRUCTURE = (
-    "depth", "width", "channels", "fpn_channels", "fpn_norm", "rpn_convs", "rpn_channels", "box_pool", "box_convs",
-    "box_conv_norm", "box_fcs", "box_fc_norm", "box_features", "class_agnostic_boxes", "mask_convs", "mask_channels",
-    "mask_norm", "class_agnostic_masks",
+    "depth", "width", "channels", "fpn_channels", "fpn_norm", "rpn_convs", "rpn_channels", "box_pool",
+    "box_convs", "box_conv_norm", "box_fcs", "box_fc_norm", "box_features", "class_agnostic_boxes",
+    "mask_convs", "mask_channels", "mask_norm", "class_agnostic_masks",
 )  # fmt: skip
 
 
@@ -77,15 +77,16 @@ def to_config(
 
     Raises ConfigError where they contradict each other, or where a setting cannot be had here.
     """
-    _check(settings, sizes, depth)
     given = {**DEFAULTS, **settings}
-    mode = given["IMAGE_RESIZE_MODE"]
+    mode = given["IMAGE_RESIZE_MODE"] = options.get("resize", given["IMAGE_RESIZE_MODE"])
+    _check(given, sizes, depth)
     max_size = int(given["IMAGE_MAX_DIM"] or 0) or DEFAULTS["IMAGE_MAX_DIM"]
     min_size = int(given["IMAGE_MIN_DIM"] or 0) or 1  # none: enlarge nothing
     # Only `square` obeys the larger limit; there, a smaller limit above it never has a say.
-    min_size, max_size = (
-        (min(min_size, max_size), max_size) if mode == "square" else (min_size, max(min_size, max_size))
-    )
+    if mode == "square":
+        min_size = min(min_size, max_size)
+    else:
+        max_size = max(min_size, max_size)
     if sizes["channels"] != len(_floats(given["MEAN_PIXEL"])) and "mean" not in options:
         raise ConfigError(
             f"mean: the file has {sizes['channels']} input channels and does not hold their means; "
@@ -100,10 +101,12 @@ def to_config(
         rpn_std=_std(given["RPN_BBOX_STD_DEV"]),
         anchor_sizes=tuple(_floats(scale) for scale in given["RPN_ANCHOR_SCALES"]),
         anchor_ratios=tuple(sorted(1 / ratio for ratio in _floats(given["RPN_ANCHOR_RATIOS"]))),
-        box_pool=sizes["pool"], box_fc_norm=True, box_features=sizes["fc"], box_std=_std(given["BBOX_STD_DEV"]),
-        mask_size=2 * int(given["MASK_POOL_SIZE"]), mask_convs=sizes["mask_convs"], mask_channels=sizes["mask"],
-        mask_norm=True,
-        mean=tuple(mean), min_size=min_size, max_size=max_size, min_scale=float(given["IMAGE_MIN_SCALE"] or 0),
+        box_pool=sizes["pool"], box_fc_norm=True, box_features=sizes["fc"],
+        box_std=_std(given["BBOX_STD_DEV"]),
+        mask_size=2 * int(given["MASK_POOL_SIZE"]), mask_convs=sizes["mask_convs"],
+        mask_channels=sizes["mask"], mask_norm=True,
+        mean=tuple(mean), min_size=min_size, max_size=max_size,
+        min_scale=float(given["IMAGE_MIN_SCALE"] or 0),
         rpn_nms=float(given["RPN_NMS_THRESHOLD"]), pre_nms=int(given["PRE_NMS_LIMIT"]),
         proposals=int(given["POST_NMS_ROIS_INFERENCE"]), score=float(given["DETECTION_MIN_CONFIDENCE"] or 0),
         nms=float(given["DETECTION_NMS_THRESHOLD"]), max_detections=int(given["DETECTION_MAX_INSTANCES"]),
@@ -121,28 +124,25 @@ def refine(config: Config, options: Mapping[str, Any]) -> Config:
     for field in STRUCTURE:
         have, want = getattr(config, field), getattr(refined, field)
         if have != want:
-            raise ConfigError(
-                f"{field}: the arrays of the file say {have!r}, the options {want!r}; leave it out"
-            )
+            raise ConfigError(f"{field}: the file's arrays say {have!r}, the options {want!r}; leave it out")
     if refined.num_classes != config.num_classes:
         raise ConfigError(
-            f"names: want {config.num_classes} class names, background not among them, as the file has that many "
-            f"classes; got {refined.num_classes}"
+            f"names: want {config.num_classes}, as many as the file has, background not among them; "
+            f"got {refined.num_classes}"
         )
     return refined
 
 
-def _check(settings: Mapping[str, Any], sizes: Mapping[str, int], depth: int) -> None:
+def _check(given: Mapping[str, Any], sizes: Mapping[str, int], depth: int) -> None:
     for attribute, size in IN_ARRAYS.items():
-        if attribute in settings and settings[attribute] != sizes[size]:
+        if attribute in given and given[attribute] != sizes[size]:
             raise ConfigError(
-                f"{attribute}: the config says {settings[attribute]}, the arrays of the file {sizes[size]}; "
+                f"{attribute}: the config says {given[attribute]}, the arrays of the file {sizes[size]}; "
                 "is it the config of these weights?"
             )
-    backbone = settings.get("BACKBONE")
+    backbone = given.get("BACKBONE")
     if isinstance(backbone, str) and backbone != f"resnet{depth}":
         raise ConfigError(f"BACKBONE: the config says {backbone}, the arrays of the file resnet{depth}")
-    given = {**DEFAULTS, **settings}
     mode = given["IMAGE_RESIZE_MODE"]
     if mode == "crop":
         raise ConfigError(
@@ -155,7 +155,7 @@ def _check(settings: Mapping[str, Any], sizes: Mapping[str, int], depth: int) ->
         raise ConfigError(f"BACKBONE_STRIDES: want 4, 8, 16, 32, 64, got {given['BACKBONE_STRIDES']}")
     if _floats(given["MASK_SHAPE"]) != (2 * given["MASK_POOL_SIZE"],) * 2:
         raise ConfigError(
-            f"MASK_SHAPE: want twice MASK_POOL_SIZE, {given['MASK_POOL_SIZE']}, both ways, got {given['MASK_SHAPE']}"
+            f"MASK_SHAPE: want twice MASK_POOL_SIZE, {given['MASK_POOL_SIZE']}, got {given['MASK_SHAPE']}"
         )
 
 
@@ -176,9 +176,7 @@ def _names(settings: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     if len(names) == classes + 1:  # Matterport's lists begin with the background, "BG"
         names = names[1:]
     if len(names) != classes:
-        raise ConfigError(
-            f"class names: want {classes}, with or without background before them, got {len(names)}"
-        )
+        raise ConfigError(f"class names: want {classes}, or background and {classes}, got {len(names)}")
     return names
 
 
@@ -186,7 +184,7 @@ def _names(settings: Mapping[str, Any], classes: int) -> tuple[str, ...]:
 
 
 def read_settings(source: Any) -> dict[str, Any]:
-    """Attributes of a Matterport ``Config``: a class or an instance of it, a dict, or the path of a .json or .py.
+    """Attributes of a Matterport ``Config``: a class or an instance, a dict, or the path of a .json or .py.
 
     A ``.py`` is parsed, never run; ``train.py:BalloonConfig`` names the class where a file has several.
     Raises ConfigError for a source that holds no such attributes, or one that only running it would tell.
@@ -204,7 +202,7 @@ def read_settings(source: Any) -> dict[str, Any]:
     found = {key: getattr(source, key) for key in READ if hasattr(source, key)}
     if not found:
         raise ConfigError(
-            f"config: want a Matterport Config, a dict, or a .json or .py of one, got {source!r}"
+            f"config: want a Matterport Config, a dict, a .json or a .py of one, got {source!r}"
         )
     if found.get("NUM_CLASSES") == 1:  # the base class's own value: not yet told
         del found["NUM_CLASSES"]
@@ -236,14 +234,14 @@ def _from_python(text: str, path: str, name: str) -> dict[str, Any]:
     classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     module: dict[str, Any] = {}
     for node in tree.body:
-        _assign(node, module, {}, path)
-    scopes = {key: _scope(node, classes, module, path, ()) for key, node in classes.items()}
+        _assign(node, module, {})
+    scopes = {key: _scope(node, classes, module) for key, node in classes.items()}
     configs = {key for key, scope in scopes.items() if scope.keys() & READ}
     bases = {base for key in configs for base in _bases(classes[key])}
     leaves = [name] if name else sorted(configs - bases)
     if len(leaves) != 1 or leaves[0] not in configs:
         raise ConfigError(
-            f"config: want one class with Matterport's attributes in {path}, got {', '.join(leaves) or 'none'}"
+            f"config: want one class of Matterport's attributes in {path}, got {', '.join(leaves) or 'none'}"
             + (f"; name one, such as {path}:{leaves[0]}" if len(leaves) > 1 else "")
         )
     scope = scopes[leaves[0]]
@@ -264,20 +262,19 @@ def _scope(
     node: ast.ClassDef,
     classes: Mapping[str, ast.ClassDef],
     module: dict[str, Any],
-    path: str,
-    below: tuple[str, ...],
+    below: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Attributes of a class, those of its bases in the same file included."""
     scope: dict[str, Any] = {}
     for base in reversed(_bases(node)):
-        if base in classes and base != node.name and base not in below:
-            scope |= _scope(classes[base], classes, module, path, (*below, node.name))
+        if base in classes and base not in (node.name, *below):
+            scope |= _scope(classes[base], classes, module, (*below, node.name))
     for statement in node.body:
-        constructor = isinstance(statement, ast.FunctionDef) and statement.name == "__init__"
-        for inner in (
-            statement.body if isinstance(statement, ast.FunctionDef) and constructor else [statement]
-        ):
-            _assign(inner, scope, module, path)
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            for inner in statement.body:
+                _assign(inner, scope, module)
+        else:
+            _assign(statement, scope, module)
     return scope
 
 
@@ -288,7 +285,7 @@ class _Unread:
         self.line = line
 
 
-def _assign(node: ast.stmt, scope: dict[str, Any], outer: Mapping[str, Any], path: str) -> None:
+def _assign(node: ast.stmt, scope: dict[str, Any], outer: Mapping[str, Any]) -> None:
     """Carry out one assignment to a name or to an attribute of ``self``."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return
@@ -314,7 +311,7 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
 }  # fmt: skip
 _CALLS: dict[str, Callable[..., Any]] = {
-    "array": np.asarray, "asarray": np.asarray, "len": len, "int": int, "float": float, "round": round,
+    "len": len, "int": int, "float": float, "round": round,
     "tuple": tuple, "list": list, "min": min, "max": max,
 }  # fmt: skip
 
@@ -335,20 +332,13 @@ def _value(node: ast.expr, scope: Mapping[str, Any]) -> Any:
             return -value if isinstance(node.op, ast.USub) else value
         case ast.BinOp() if type(node.op) in _ARITHMETIC:
             left, right = _value(node.left, scope), _value(node.right, scope)
-            if (
-                isinstance(node.op, ast.Pow)
-                and not abs(right) <= 64
-                or isinstance(node.op, ast.Mult)
-                and list
-                in (
-                    type(left),
-                    type(right),
-                )
-            ):
+            power = isinstance(node.op, ast.Pow) and not abs(right) <= 64
+            repeated = isinstance(node.op, ast.Mult) and (isinstance(left, list) or isinstance(right, list))
+            if power or repeated:
                 raise ValueError("too big to be a setting")
             return _ARITHMETIC[type(node.op)](left, right)
-        case ast.Call(
-            func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id="np" | "numpy"), attr=name)
-        ) if name in _CALLS:
+        case ast.Call(func=ast.Name(id=name)) if name in _CALLS:
             return _CALLS[name](*(_value(a, scope) for a in node.args))
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="np" | "numpy"), attr="array" | "asarray")):
+            return np.asarray(_value(node.args[0], scope))
     raise ValueError("not a literal")

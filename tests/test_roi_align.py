@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+from conftest import DATA
+from torch import Tensor
+
+from maskrcnn.ops.roi_align import crop_and_resize, roi_align, roi_pool
+
+
+@pytest.fixture(scope="module")
+def recorded() -> "np.lib.npyio.NpzFile":
+    """40 RoIs on two maps, among them whole, empty, outside, flipped and sub-pixel ones."""
+    return np.load(DATA / "torchvision" / "ops.npz")
+
+
+def inputs(recorded: "np.lib.npyio.NpzFile") -> tuple[Tensor, Tensor, Tensor]:
+    rois = torch.from_numpy(recorded["roi_rois"])
+    return torch.from_numpy(recorded["roi_input"]), rois[:, 1:], rois[:, 0].long()
+
+
+@pytest.mark.parametrize(("aligned", "samples"), [(0, 2), (0, 0), (1, 2), (1, 0), (1, 1)])
+def test_roi_align_equals_torchvision(recorded: "np.lib.npyio.NpzFile", aligned: int, samples: int) -> None:
+    pooled = roi_align(*inputs(recorded), 7, 0.25, samples, bool(aligned))
+    assert np.abs(pooled.numpy() - recorded[f"roi_align_a{aligned}_s{samples}_7x7"]).max() < 1e-6
+
+
+@pytest.mark.parametrize(("aligned", "samples"), [(0, 2), (1, 0)])
+def test_gradients_to_the_features_equal_torchvisions(
+    recorded: "np.lib.npyio.NpzFile", aligned: int, samples: int
+) -> None:
+    features, boxes, index = inputs(recorded)
+    features.requires_grad_()
+    pooled = roi_align(features, boxes, index, 7, 0.25, samples, bool(aligned))
+    (pooled * torch.linspace(-1, 1, pooled.numel()).reshape(pooled.shape)).sum().backward()
+    wanted = recorded[f"roi_align_grad_a{aligned}_s{samples}"]
+    assert features.grad is not None
+    assert np.abs(features.grad.numpy() - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_roi_pool_equals_torchvision(recorded: "np.lib.npyio.NpzFile") -> None:
+    pooled = roi_pool(*inputs(recorded), 7, 0.25)
+    assert np.array_equal(pooled.numpy(), recorded["roi_pool_7x7"])
+
+
+@pytest.mark.parametrize("size", [1, 7, 14])
+def test_crop_and_resize_equals_tensorflow(size: int) -> None:
+    ops = np.load(DATA / "matterport" / "ops.npz")
+    image = torch.from_numpy(ops["car_image"]).permute(0, 3, 1, 2)
+    boxes = torch.from_numpy(ops["car_boxes"])[:, [1, 0, 3, 2]]
+    pooled = crop_and_resize(image, boxes, torch.from_numpy(ops["car_index"]).long(), size)
+    assert np.abs(pooled.permute(0, 2, 3, 1).numpy() - ops[f"car_out_{size}"]).max() < 1e-6
+
+
+def ramp() -> Tensor:
+    """A map whose value at each pixel is its x."""
+    return torch.arange(16.0).expand(1, 1, 16, 16)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2])
+def test_roi_align_on_a_ramp_returns_bin_centres(samples: int) -> None:
+    pooled = roi_align(ramp(), torch.tensor([[4.0, 4, 12, 12]]), torch.tensor([0]), 4, 1.0, samples)
+    assert torch.allclose(pooled[0, 0, 0], torch.tensor([4.5, 6.5, 8.5, 10.5]))
+
+
+def test_roi_pool_on_a_ramp_returns_bin_ends() -> None:
+    pooled = roi_pool(ramp(), torch.tensor([[4.0, 4, 11, 11]]), torch.tensor([0]), 4, 1.0)
+    assert pooled[0, 0, 0].tolist() == [5, 7, 9, 11]
+
+
+def test_crop_and_resize_runs_from_corner_to_corner_and_is_zero_beyond() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.2, 1.0]])
+    pooled = crop_and_resize(ramp(), boxes, torch.tensor([0, 0]), 4)
+    assert torch.allclose(pooled[0, 0, 0], torch.tensor([0.0, 5, 10, 15]))
+    assert torch.allclose(pooled[1, 0, 0], torch.tensor([0.0, 6, 12, 0]))
+
+
+def test_gradients_reach_the_boxes() -> None:
+    boxes = torch.tensor([[4.0, 4, 12, 12]], requires_grad=True)
+    roi_align(ramp(), boxes, torch.tensor([0]), 4, 1.0, 2).mean().backward()
+    # The mean over the bins is the centre, (x1 + x2) / 2 - 0.5.
+    assert boxes.grad is not None
+    assert torch.allclose(boxes.grad, torch.tensor([[0.5, 0.0, 0.5, 0.0]]))
+
+
+POOLERS = {
+    "align": lambda f, b, i: roi_align(f, b, i, 7, 0.25, 2),
+    "adaptive": lambda f, b, i: roi_align(f, b, i, 7, 0.25, 0),
+    "pool": lambda f, b, i: roi_pool(f, b, i, 7, 0.25),
+    "crop": lambda f, b, i: crop_and_resize(f, b / 64, i, 7),
+}
+
+
+@pytest.mark.parametrize("name", POOLERS)
+def test_no_boxes_give_no_features(recorded: "np.lib.npyio.NpzFile", name: str) -> None:
+    features = inputs(recorded)[0].requires_grad_()
+    pooled = POOLERS[name](features, torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    assert pooled.shape == (0, 5, 7, 7)
+    pooled.sum().backward()
+    assert features.grad is not None
+
+
+@pytest.mark.parametrize("name", POOLERS)
+def test_exports_with_any_number_of_boxes(recorded: "np.lib.npyio.NpzFile", name: str) -> None:
+    class Pool(torch.nn.Module):
+        def forward(self, features: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
+            return POOLERS[name](features, boxes, index)
+
+    features, boxes, index = inputs(recorded)
+    boxes, index = boxes[20:], index[20:]
+    n = torch.export.Dim("n", min=2, max=4096)
+    program = torch.export.export(
+        Pool(), (features, boxes, index), dynamic_shapes=({}, {0: n}, {0: n}), strict=False
+    )
+    assert torch.equal(
+        program.module()(features, boxes[:5], index[:5]), Pool()(features, boxes[:5], index[:5])
+    )
