@@ -214,3 +214,12 @@ def test_ctrl_c_leaves_valid_results_and_exit_code_130(tmp_path: Path, sign: sig
     _, said = running.communicate(timeout=30)
     assert running.returncode == 130 and b"Traceback" not in said and b"interrupted" in said
     assert 1 <= len(json.loads((out / "results.json").read_text())["images"]) < 100
+
+
+def test_explain_writes_one_page_beside_the_picture(tmp_path: Path) -> None:
+    photos(tmp_path, "a.png")
+    weights = save_small(tmp_path / "w.safetensors")
+    done = run("explain", tmp_path / "a.png", "-w", weights)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "a_explained.html").read_text().lstrip().lower().startswith("<!doctype html")
+    assert run("explain", tmp_path / "missing.png", "-w", weights).exit_code == 1
