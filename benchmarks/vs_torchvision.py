@@ -66,7 +66,11 @@ def peer(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
         with torch.inference_mode():
             return timed(lambda: pool(names, [boxes], [(800, 1088)])).numpy()
 
-    return {"predict": predict, "roi_align": roi_align, "version": lambda: f"torchvision {torchvision.__version__}"}
+    return {
+        "predict": predict,
+        "roi_align": roi_align,
+        "version": lambda: f"torchvision {torchvision.__version__}",
+    }
 
 
 # --- ours ---
@@ -225,7 +229,9 @@ def check(folder: Path) -> str:
     matched, boxes, scores, pixels = 0, 0.0, 0.0, []
     for i in range(len(theirs["boxes"])):
         same = np.nonzero(mine["labels"] == theirs["labels"][i])[0]
-        distance = np.abs(mine["boxes"][same] - theirs["boxes"][i]).max(axis=1) if len(same) else np.array([9.0])
+        distance = (
+            np.abs(mine["boxes"][same] - theirs["boxes"][i]).max(axis=1) if len(same) else np.array([9.0])
+        )
         if distance.min() < 0.1:
             j = same[distance.argmin()]
             matched += 1
@@ -254,7 +260,9 @@ def compare(what: str, mine: Worker, theirs: Worker, folder: Path, runs: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peer", help="interpreter of an environment with torchvision")
     parser.add_argument("--runs", type=int, default=7)
     for hidden in ("--serve", "--folder", "--count"):
@@ -276,7 +284,9 @@ def main() -> None:
             mine = Worker(sys.executable, "ours", folder, count)
             if count == 10:
                 print(f"{mine.hello['ready']} on torch {mine.hello['torch']}", end=" against ")
-                print(f"{theirs.hello['ready']} on torch {theirs.hello['torch']}, {torch.get_num_threads()} threads")
+                print(
+                    f"{theirs.hello['ready']} on torch {theirs.hello['torch']}, {torch.get_num_threads()} threads"
+                )
             print(f"\n{count} detections, {SHAPE[0]}x{SHAPE[1]} photo, 800x1067 in the network")
             compare("predict", mine, theirs, folder, options.runs)
             if count == 10:
