@@ -253,9 +253,7 @@ class Result:
     @property
     def pixels(self) -> np.ndarray | None:
         """(h, w, c) of the picture, read again from its file where it came from one; None if there is none."""
-        from .inputs import (
-            read,
-        )  # the border rooms import records, so this way back is taken only when called
+        from .inputs import read
 
         return read(self.image).pixels if self.image is not None else None
 
