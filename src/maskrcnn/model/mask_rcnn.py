@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import ConfigError, ImageError, WeightsError
 from ..inputs import expand, is_many, read, read_ahead
-from ..records import Detections, Image, ImageBatch, Result, Trace
+from ..records import Detections, Image, ImageBatch, Result, Target, Trace
 from .box_head import BoxHead, detect
 from .fpn import FPN
 from .image import batches, to_batch
+from .losses import Sampled, total_losses
 from .mask_head import MaskHead
 from .pooling import pool_rois
 from .resnet import ResNet
 from .restore import restore
 from .rpn import RPN, choose, suppress
+from .targets import PAPER, Sampling, check_targets, sample_anchors, sample_rois, to_padded
 
 
 class MaskRCNN(nn.Module):
@@ -96,6 +98,59 @@ class MaskRCNN(nn.Module):
         mask_logits = rois.restore(self.mask(rois.values, detections.labels[rois.order]))
         keep(detections=detections, mask_features=rois, mask_logits=mask_logits)
         return detections, mask_logits.sigmoid()
+
+    def losses(
+        self,
+        images: Sequence[Image],
+        targets: Sequence[Target],
+        generator: torch.Generator | None = None,
+        sampling: Sampling = PAPER,
+    ) -> dict[str, Tensor]:
+        """The five losses of annotated images by name, scalars with gradients; their sum is to be minimised.
+
+        targets   : one for each image, in pixels of that image
+        generator : of the CPU; draws the samples of anchors and proposals
+        Images are grouped as in `predict_images`, so no image's features depend on the others' sizes. Raises
+        ShapeError where a target does not fit its image, ConfigError for labels that the model does not have.
+        """
+        check_targets(images, targets, self.config.num_classes)
+        parts = [
+            self._sampled(batch.to(self.device), [targets[i] for i in group], generator, sampling)
+            for group, batch in batches(images, self.config)
+        ]
+        return total_losses(Sampled.join(parts), len(images) * sampling.anchors)
+
+    def _sampled(
+        self,
+        batch: ImageBatch,
+        targets: Sequence[Target],
+        generator: torch.Generator | None,
+        sampling: Sampling,
+    ) -> Sampled:
+        config = self.config
+        pyramid = self.fpn(self.backbone(batch.pixels))
+        scores = self.rpn(pyramid, batch, config)
+        truths = [
+            to_padded(t.boxes.to(self.device), window, size)
+            for t, window, size in zip(targets, batch.windows, batch.sizes, strict=True)
+        ]
+        anchors = sample_anchors(scores.anchors, truths, config, sampling, generator)
+        with torch.no_grad():  # proposals are where to look, not something to learn through
+            proposals = suppress(choose(scores, batch, config), scores, batch, config)
+        rois = sample_rois(proposals, truths, targets, batch, config, sampling, generator)
+
+        pooled = pool_rois(pyramid, rois.boxes, rois.image_index, batch.size, config.box_pool, config)
+        box = self.box(pooled.values).map(pooled.restore)
+        positive = torch.nonzero(rois.labels < config.num_classes).squeeze(1)
+        labels, images = rois.labels[positive], rois.image_index[positive]
+        deltas = box.deltas[positive, torch.zeros_like(labels) if config.class_agnostic_boxes else labels]
+        pooled = pool_rois(pyramid, rois.boxes[positive], images, batch.size, config.mask_size // 2, config)
+        masks = pooled.restore(self.mask(pooled.values, labels[pooled.order]))
+        at = anchors.image_index, anchors.anchor_index
+        return Sampled(
+            scores.objectness[at], anchors.is_object, scores.deltas[at][anchors.is_object], anchors.wanted,
+            box.class_logits, rois.labels, deltas, rois.wanted, masks, rois.masks,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def predict_images(
