@@ -39,7 +39,9 @@ class BoxHead(nn.Module):
         x = x.flatten(1)
         for name in self.fcs:
             x = self.get_submodule(name)(x)
-        return BoxScores(self.class_logits(x), self.deltas(x).reshape(x.shape[0], self.deltas.out_features // 4, 4))
+        return BoxScores(
+            self.class_logits(x), self.deltas(x).reshape(x.shape[0], self.deltas.out_features // 4, 4)
+        )
 
 
 def detect(
@@ -58,6 +60,9 @@ def detect(
     boxes = decode(deltas, shrink(proposals.boxes[roi], end), config.box_std, config.dialect.delta_clamp)
     image = proposals.image_index[roi]
     boxes = clip(boxes, shrink(batch.windows, end)[image])
+    if config.dialect.min_detection is not None:
+        big = ((boxes[:, 2:] - boxes[:, :2]) > config.dialect.min_detection).all(dim=1)
+        boxes, label, score, roi, image = boxes[big], label[big], score[big], roi[big], image[big]
 
     kept = []
     for i in range(len(batch)):
