@@ -76,7 +76,8 @@ def test_a_hostile_pickle_is_refused_by_the_name_it_asks_for(tmp_path, sprung, n
     with pytest.raises(WeightsError, match="asks for") as error:
         pickles.read(path)
     asked = str(error.value).split("asks for ")[1].split(",")[0].rpartition(".")[2]
-    assert asked in (name.rpartition(".")[2], "imap")  # Python 2's map is itertools.imap
+    # Python 2's map is itertools.imap; an import for getattr is met before it.
+    assert asked in (name.rpartition(".")[2], "imap", "__import__")
 
 
 @pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
@@ -261,6 +262,37 @@ def test_arguments_of_a_training_script_become_empty(tmp_path):
     torch.save({"model": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=1), "epoch": 3}, path)
     found = pickles.read(path)
     assert (found["args"], found["epoch"], found["model"]["w"].tolist()) == (None, 3, [1.0, 1.0])
+
+
+class Buffer:
+    """Like mmengine's HistoryBuffer: numbers, and its own methods by their names."""
+
+    def __init__(self):
+        self.values, self.methods = np.arange(3), {"min": Buffer.least}
+
+    def least(self):
+        return 0
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_objects_of_mmengine_become_empty_and_their_methods_too(tmp_path, monkeypatch, protocol):
+    content = pickle.dumps({"message_hub": {"a": Buffer()}, "epoch": np.int64(3), "model": {}}, protocol)
+    name, other = f"{__name__}", "mmengine.logging"
+    content = content.replace(f"c{name}\n".encode(), f"c{other}\n".encode())
+    content = content.replace(
+        b"\x8c" + bytes([len(name)]) + name.encode(), b"\x8c" + bytes([len(other)]) + other.encode()
+    )
+    content = b"\x80" + bytes([protocol]) + content[11:] if protocol == 4 else content  # without its frame
+    (tmp_path / "x.pkl").write_bytes(content)
+    assert pickles.read(tmp_path / "x.pkl") == {"message_hub": {"a": None}, "epoch": 3, "model": {}}
+
+
+def test_getattr_of_anything_else_is_refused(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(
+        b"\x80\x02c__builtin__\ngetattr\nccollections\nOrderedDict\nU\x05clear\x86R."
+    )
+    with pytest.raises(WeightsError, match=r"builtins\.getattr"):
+        pickles.read(tmp_path / "x.pkl")
 
 
 def test_a_whole_saved_model_is_refused_with_the_way_out(tmp_path):

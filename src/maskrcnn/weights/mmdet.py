@@ -101,7 +101,7 @@ def _metadata(content: Any) -> tuple[tuple[str, ...], str]:
     """Class names (none if the file has none) and the text of the configuration ("" if there is none)."""
     meta = content.get("meta") if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
-    data = next(
+    data: Mapping[str, Any] = next(
         (meta[k] for k in ("dataset_meta", "dataset_metainfo") if isinstance(meta.get(k), Mapping)), {}
     )
     names = next((v for v in (meta.get("CLASSES"), data.get("classes"), data.get("CLASSES")) if v), ())

@@ -209,6 +209,13 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Te
     return torch.as_strided(storage, tuple(size), tuple(stride), offset)
 
 
+def _attribute(owner: Any, name: Any, *_: Any) -> Any:
+    """A method of a stand-in, such as mmengine's log buffers refer to; of nothing else."""
+    if not (isinstance(owner, type) and issubclass(owner, _StandIn)):
+        raise Refused(f"refused: the pickle asks for builtins.getattr, of {_name(owner)}")
+    return _stand_in()
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _DType,
     "numpy.core.multiarray._reconstruct": _Array,
@@ -221,10 +228,16 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "builtins.set": lambda items=(): list(items),
     "builtins.frozenset": lambda items=(): list(items),
     "builtins.bytearray": _bytes,
+    "builtins.getattr": _attribute,
+    "collections.defaultdict": lambda *_: {},
     "builtins.bytes": lambda: b"",  # how protocols before 3 write no bytes
 }
 # Names that are only handed to one of the calls.
 _NAMES = (
+    "builtins.int",
+    "builtins.float",
+    "builtins.list",
+    "builtins.dict",
     "numpy.ndarray",
     *(f"torch.{t}" for t in ("float32", "float16", "bfloat16", "float64", "int64", "int32")),
 )
@@ -285,25 +298,27 @@ def _name(value: Any) -> str:
     return repr(value[:80]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
-def _stand_in() -> type:
-    """A new class whose objects take everything and keep nothing."""
+class _StandIn:
+    """Takes everything and keeps nothing."""
 
-    class StandIn:
-        def __new__(cls, *_: Any, **__: Any) -> StandIn:
-            return object.__new__(cls)
+    def __new__(cls, *_: Any, **__: Any) -> _StandIn:
+        return object.__new__(cls)
 
-        def __init__(self, *_: Any, **__: Any) -> None:
-            pass
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
 
-        def __setitem__(self, _: Any, __: Any) -> None:
-            pass
+    def __setitem__(self, _: Any, __: Any) -> None:
+        pass
 
-        def append(self, _: Any) -> None:
-            pass
+    def append(self, _: Any) -> None:
+        pass
 
-        extend = add = append
+    extend = add = append
 
-    return StandIn
+
+def _stand_in() -> type[_StandIn]:
+    """A class of its own for each, so that nothing is shared between files."""
+    return type("StandIn", (_StandIn,), {})
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:

@@ -85,9 +85,11 @@ def read(
         found = architecture(named)
     except KeyError as error:
         raise _misfit([f"missing: {spell(str(error.args[0]), conventions.table)}"], surplus, arrays) from None
-    names = tuple(fields.get("names") or default_names(found.pop("classes")))
-    config = Config(names=names, **{**found, **{k: v for k, v in fields.items() if k != "names"}})
-    config = refine(config, options)
+    classes = found.pop("classes")
+    names = tuple(fields.get("names", default_names(classes)))
+    if len(names) != classes:
+        raise WeightsError(f"want {classes} class names, as the arrays have rows, the file has {len(names)}")
+    config = refine(Config(**{**found, **fields, "names": names}), options)
     state = convert(named, conventions)
     _check(config, state, theirs, surplus, arrays, conventions.table)
     return config, state
