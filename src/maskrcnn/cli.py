@@ -228,9 +228,10 @@ def convert(
     source: Annotated[
         str, typer.Argument(metavar="IN", help="A weight file, or a name.", show_default=False)
     ],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The .safetensors to write.", show_default=False)
-    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
+    to: Annotated[
+        str, typer.Option("--to", help="Whose: safetensors (ours), torchvision, detectron2 or mmdet (.pth).")
+    ] = "safetensors",
     config: ConfigFile = None,
     setting: Setting = None,
     half: Annotated[
@@ -238,13 +239,19 @@ def convert(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Turn a weight file of another framework into one that holds its settings and class names too."""
-    if target.suffix != ".safetensors":
-        raise ConfigError(f"OUT: want a name that ends in .safetensors, got {target}")
+    """Turn a weight file of another framework into one that holds its settings and class names too, or back."""
+    ending = ".safetensors" if to == "safetensors" else ".pth"
+    if target.suffix != ending:
+        raise ConfigError(f"OUT: want a name that ends in {ending} for {to}, got {target}")
     from .weights import convert as convert_weights
 
     written = convert_weights(
-        source, target, dtype="float16" if half else "float32", config=config, **_settings(setting)
+        source,
+        target,
+        to=to,  # type: ignore[arg-type]
+        dtype="float16" if half else "float32",
+        config=config,
+        **_settings(setting),
     )
     console.print(f"wrote {escape(str(written))}, {written.stat().st_size / 1e6:.0f} MB", soft_wrap=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,12 +118,37 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
+    to: Literal["safetensors", "torchvision", "detectron2", "mmdet"] = "safetensors",
     dtype: Literal["float32", "float16"] = "float32",
     config: Any = None,
     **options: Any,
 ) -> Path:
-    """Any weights that `load` reads to our .safetensors, with the settings given here stored inside."""
-    return save(load(source, config=config, **options), target, dtype=dtype)
+    """Any weights that `load` reads to our .safetensors, with the settings given here stored inside; or back.
+
+    to : whose file to write. The others' hold arrays in float32, and no settings: thresholds and sizes go where
+         that framework has its own. What its network has no layer for raises WeightsError.
+    """
+    if to == "safetensors":
+        return save(load(source, config=config, **options), target, dtype=dtype)
+    writers = {"torchvision": torchvision.write, "detectron2": detectron2.write, "mmdet": mmdet.write}
+    if to not in writers or dtype != "float32":
+        raise ConfigError(
+            f"to: want safetensors, or one of {', '.join(writers)} in float32, got {to!r} in {dtype}"
+        )
+    settings, state = read(source, config=config, **options)
+    content = writers[to](settings, state)
+    path = Path(target)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.save({"model": content} if to == "detectron2" else content, part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        raise WeightsError(f"{path}: cannot be written: {error}") from None
+    return path
 
 
 def _find(weights: str | Path | None) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import DETECTRON2, Config
@@ -98,6 +99,16 @@ def read(arrays: Mapping[str, Tensor], **options: Any) -> tuple[Config, dict[str
     conventions = Conventions(TABLE, KNOWN, bgr=bgr, std=tuple(options.pop("input_std", std)))
     fields = {"dialect": DETECTRON2, "stride_in_1x1": not grouped, "mean": mean[::-1] if bgr else mean}
     return state_dict.read(arrays, conventions, fields, options)
+
+
+def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What Detectron2 has under ``model``, with the mean and deviation of the input as older files have them."""
+    std = X101_STD_BGR if config.groups > 1 else (1.0, 1.0, 1.0)
+    table = TABLE if config.rpn_convs == 1 else tuple(row for row in TABLE if row[2] != "rpn.conv1")
+    arrays = state_dict.write(config, state, Conventions(table, "", bgr=True, std=std))
+    for name, values in (("pixel_mean", config.mean[::-1]), ("pixel_std", std)):
+        arrays[name] = torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
+    return arrays
 
 
 def _buffer(arrays: Mapping[str, Tensor], name: str) -> tuple[float, ...] | None:

@@ -97,6 +97,19 @@ def read(arrays: Mapping[str, Tensor], content: Any, **options: Any) -> tuple[Co
     return state_dict.read(arrays, Conventions(TABLE, KNOWN, bgr=order == "BGR", std=std), fields, options)
 
 
+def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A checkpoint for MMDetection 2 and 3, class names and normalisation in its metadata."""
+    usual = CAFFE if config.stride_in_1x1 else PYTORCH
+    bgr, std = usual["order"] == "BGR", usual["std"]
+    mean = config.mean[::-1] if bgr else config.mean
+    style = "caffe" if config.stride_in_1x1 else "pytorch"
+    text = f"style='{style}', mean={list(mean)}, std={list(std)}, to_rgb={not bgr}"
+    table = TABLE if config.rpn_convs == 1 else tuple(row for row in TABLE if row[0] != "rpn_head.rpn_conv")
+    arrays = state_dict.write(config, state, Conventions(table, "", bgr=bgr, std=std))  # type: ignore[arg-type]
+    meta = {"CLASSES": config.names, "dataset_meta": {"classes": config.names}, "config": text}
+    return {"meta": meta, "state_dict": arrays}
+
+
 def _metadata(content: Any) -> tuple[tuple[str, ...], str]:
     """Class names (none if the file has none) and the text of the configuration ("" if there is none)."""
     meta = content.get("meta") if isinstance(content, Mapping) else None

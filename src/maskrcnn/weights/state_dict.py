@@ -30,6 +30,7 @@ from .names import default_names
 Table = tuple[tuple[str, str, str], ...]
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights")
+NORM = ("weight", "bias", "running_mean", "running_var")
 PREFIXES = ("module.", "_orig_mod.", "model.", "detector.")
 
 
@@ -93,6 +94,58 @@ def read(
     state = convert(named, conventions)
     _check(config, state, theirs, surplus, arrays, conventions.table)
     return config, state
+
+
+def write(config: Config, state: Mapping[str, Tensor], conventions: Conventions) -> dict[str, Tensor]:
+    """The inverse of `read`: arrays by the names and in the conventions of another framework.
+
+    A norm that the framework has no place for is folded into the layer before it, which needs no name for it.
+    Background rows of boxes and masks, which nothing reads, are zero. Raises WeightsError for what has no name.
+    """
+    layers = sorted(
+        {name.removesuffix(".weight") for name in state if name.endswith(".weight") and ".norm." not in name}
+    )
+    arrays: dict[str, Tensor] = {}
+    for layer in layers:
+        tensors = {
+            key: state[f"{layer}.{key}"].detach().cpu()
+            for key in ("weight", "bias")
+            if f"{layer}.{key}" in state
+        }
+        tensors = _outward(layer, tensors, config, conventions)
+        norm = {
+            key: state[f"{layer}.norm.{key}"].detach().cpu() for key in NORM if f"{layer}.norm.{key}" in state
+        }
+        if norm and spell(f"{layer}.norm.weight", conventions.table) == f"{layer}.norm.weight":
+            scale = norm["weight"] * torch.rsqrt(norm["running_var"] + NORM_EPS)
+            tensors["weight"] = tensors["weight"] * scale.reshape(-1, *[1] * (tensors["weight"].ndim - 1))
+            tensors["bias"] = norm["bias"] - norm["running_mean"] * scale
+            norm = {}
+        for key, value in (*tensors.items(), *((f"norm.{k}", v) for k, v in norm.items())):
+            name = spell(f"{layer}.{key}", conventions.table)
+            if name == f"{layer}.{key}":
+                raise WeightsError(f"{name}: the other framework has no such layer; save as .safetensors")
+            arrays[name] = value.contiguous()
+    return arrays
+
+
+def _outward(
+    layer: str, tensors: dict[str, Tensor], config: Config, conventions: Conventions
+) -> dict[str, Tensor]:
+    """Weight and bias of one layer in the conventions of another framework."""
+    if layer == "backbone.stem":
+        stem = tensors["weight"].flip(1) if conventions.bgr else tensors["weight"]
+        std = torch.tensor(conventions.std, dtype=torch.float64)[:, None, None]
+        return {**tensors, "weight": (stem.double() * std).float()}
+    if layer == "rpn.deltas":  # the others' are in units of 1
+        std = torch.tensor(config.rpn_std).repeat(config.anchors_per_cell)
+        return {key: value * std.reshape(-1, *[1] * (value.ndim - 1)) for key, value in tensors.items()}
+    if layer == "box.class_logits" and conventions.background_first:
+        return {key: value.roll(1, 0) for key, value in tensors.items()}
+    rows = {"box.deltas": 4, "mask.logits": 1}.get(layer, 0)
+    if rows and conventions.background_first:
+        return {k: torch.cat([v.new_zeros(rows, *v.shape[1:]), v]) for k, v in tensors.items()}
+    return tensors
 
 
 # --- names ---

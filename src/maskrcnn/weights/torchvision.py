@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import TORCHVISION, Config
@@ -62,3 +63,20 @@ def read(arrays: Mapping[str, Tensor], **options: Any) -> tuple[Config, dict[str
         TABLE, r".*\.num_batches_tracked", background_first=True, std=STD, epsilon=epsilon
     )
     return state_dict.read(arrays, conventions, {"dialect": TORCHVISION}, options)
+
+
+def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict for torchvision: today's names, norms that are not frozen and have epsilon 1e-5.
+
+    It fits ``maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=...)``, whose norms are such.
+    """
+    arrays = state_dict.write(config, state, Conventions(TABLE, "", background_first=True, std=STD))
+    for k in range(
+        config.box_fcs if config.box_convs else 0
+    ):  # a Flatten behind the convolutions, ReLUs between
+        for end in ("weight", "bias"):
+            name = f"roi_heads.box_head.{config.box_convs + 1 + 2 * k}.{end}"
+            arrays[name] = arrays.pop(f"roi_heads.box_head.fc{k + 6}.{end}")
+    for name in [name for name in arrays if name.endswith("running_var")]:
+        arrays[name.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
+    return arrays
