@@ -37,7 +37,9 @@ def load(
               None for the model that ships with the package
     config  : what a Matterport .h5 does not hold: a Matterport ``Config`` (class or instance), a dict of its
               attributes, or the path of a .json or .py with one, which is parsed and not run; or our `Config`
-    options : fields of `Config` or `Dialect` in place of what the file says: ``score=0.5, names=["nut"]``
+    options : fields of `Config` or `Dialect` in place of what the file says: ``score=0.5, names=["nut"]``;
+              ``scoring="coco"`` for all classes at 0.05, NMS 0.5, float boxes and aligned masks on old weights;
+              and what single formats do not hold, see `torchvision.read`, `detectron2.read`, `mmdet.read`
 
     Raises WeightsError for files that cannot be read or do not fit, ConfigError for settings that the arrays
     contradict, DownloadError for names that cannot be fetched.
