@@ -72,6 +72,40 @@ def test_what_the_other_has_no_place_for_is_folded(tmp_path):
     assert torch.allclose(again.rpn.deltas.bias, model.rpn.deltas.bias * std)
 
 
+def test_matterport_and_back(tmp_path):
+    model = network(
+        box_fc_norm=True, mask_norm=True, rpn_std=(0.1, 0.1, 0.2, 0.2), stride_in_1x1=True, dialect=MATTERPORT
+    )
+    native.save(model, tmp_path / "a.safetensors")
+    weights.convert(tmp_path / "a.safetensors", tmp_path / "a.h5", to="h5")
+    config, state = weights.read(tmp_path / "a.h5", names=["nut", "bolt", "pin"])
+    assert (config.box_fc_norm, config.mask_norm, config.rpn_std) == (True, True, (0.1, 0.1, 0.2, 0.2))
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):  # which Keras's epsilon goes out of and into
+            assert torch.allclose(state[name], value, rtol=2e-7, atol=0), name
+        else:
+            assert torch.equal(state[name], value), name
+
+
+def test_networks_without_matterports_norms_get_some_that_do_nothing(tmp_path):
+    model = network(stride_in_1x1=True, dialect=DETECTRON2)
+    native.save(model, tmp_path / "a.safetensors")
+    weights.convert(tmp_path / "a.safetensors", tmp_path / "a.h5", to="h5")
+    again = weights.load(tmp_path / "a.h5")
+    features, labels = torch.rand(5, 16, 7, 7), torch.tensor([0, 1, 2, 1, 0])
+    with torch.inference_mode():
+        assert torch.allclose(model.box(features).deltas, again.box(features).deltas, atol=1e-5)
+        wanted = model.box(features).class_logits.softmax(1)
+        assert torch.allclose(wanted, again.box(features).class_logits.softmax(1), atol=1e-6)
+        features = torch.rand(5, 16, 14, 14)
+        assert torch.allclose(model.mask(features, labels), again.mask(features, labels), atol=1e-5)
+    std = torch.tensor([0.1, 0.1, 0.2, 0.2]).repeat(3)
+    assert torch.allclose(again.rpn.deltas.bias * std, model.rpn.deltas.bias)
+    native.save(network(dialect=DETECTRON2), tmp_path / "b.safetensors")
+    with pytest.raises(WeightsError, match="stride_in_1x1"):
+        weights.convert(tmp_path / "b.safetensors", tmp_path / "b.h5", to="h5")
+
+
 def test_what_cannot_be_written_says_so(tmp_path):
     native.save(network(rpn_convs=2, box_convs=0), tmp_path / "a.safetensors")
     with pytest.raises(ConfigError, match="want safetensors"):

@@ -230,7 +230,10 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
     to: Annotated[
-        str, typer.Option("--to", help="Whose: safetensors (ours), torchvision, detectron2 or mmdet (.pth).")
+        str,
+        typer.Option(
+            "--to", help="Whose: safetensors (ours), torchvision, detectron2, mmdet (all .pth) or h5."
+        ),
     ] = "safetensors",
     config: ConfigFile = None,
     setting: Setting = None,
@@ -240,7 +243,7 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Turn a weight file of another framework into one that holds its settings and class names too, or back."""
-    ending = ".safetensors" if to == "safetensors" else ".pth"
+    ending = f".{to}" if to in ("safetensors", "h5") else ".pth"
     if target.suffix != ending:
         raise ConfigError(f"OUT: want a name that ends in {ending} for {to}, got {target}")
     from .weights import convert as convert_weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import ConfigError, WeightsError
 from ..model import MaskRCNN, load_arrays
-from . import detectron2, hdf5, matterport, mmdet, native, pickles, state_dict, torchvision
+from . import detectron2, hdf5, matterport, matterport_write, mmdet, native, pickles, state_dict, torchvision
 from .catalog import DEFAULT, MODELS, NamedWeights
 from .content import READABLE, recognise
 from .download import home
@@ -120,7 +121,7 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
-    to: Literal["safetensors", "torchvision", "detectron2", "mmdet"] = "safetensors",
+    to: Literal["safetensors", "torchvision", "detectron2", "mmdet", "h5"] = "safetensors",
     dtype: Literal["float32", "float16"] = "float32",
     config: Any = None,
     **options: Any,
@@ -132,19 +133,23 @@ def convert(
     """
     if to == "safetensors":
         return save(load(source, config=config, **options), target, dtype=dtype)
-    writers = {"torchvision": torchvision.write, "detectron2": detectron2.write, "mmdet": mmdet.write}
+    writers: dict[str, Callable[[Path, Config, dict[str, Tensor]], None]] = {
+        "torchvision": lambda path, *model: torch.save(torchvision.write(*model), path),
+        "detectron2": lambda path, *model: torch.save({"model": detectron2.write(*model)}, path),
+        "mmdet": lambda path, *model: torch.save(mmdet.write(*model), path),
+        "h5": lambda path, *model: matterport_write.save(matterport_write.write(*model), path),
+    }
     if to not in writers or dtype != "float32":
         raise ConfigError(
             f"to: want safetensors, or one of {', '.join(writers)} in float32, got {to!r} in {dtype}"
         )
-    settings, state = read(source, config=config, **options)
-    content = writers[to](settings, state)
+    model = read(source, config=config, **options)
     path = Path(target)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.save({"model": content} if to == "detectron2" else content, part)
+            writers[to](part, *model)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
