@@ -200,11 +200,12 @@ def predict(
 @app.command()
 def models(debug: Debug = False) -> None:
     """The weights that have a name: classes, accuracy, size, licence, and whether they are here."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from .weights import DEFAULT, MODELS, home
 
-    table = Table("name", "classes", "box AP", "mask AP", "size", "licence", "here", box=None, pad_edge=False)
+    name = Column("name", no_wrap=True)  # it is there to be copied
+    table = Table(name, "classes", "box AP", "mask AP", "size", "licence", "here", box=None, pad_edge=False)
     for model in MODELS.values():
         size = model.path.stat().st_size if model.present else model.size
         table.add_row(
