@@ -50,7 +50,7 @@ def same(a: Result, b: Result) -> bool:
         torch.equal(a.labels, b.labels)
         and torch.allclose(a.boxes, b.boxes, atol=1e-3)
         and torch.allclose(a.scores, b.scores, atol=1e-5)
-        and torch.allclose(a.roi_masks, b.roi_masks, atol=1e-4)
+        and torch.allclose(a.roi_masks, b.roi_masks, atol=1e-3)
     )
 
 
