@@ -28,7 +28,8 @@ def step_class(study: Study, followed: Followed) -> str:
         " its rivals."
     )
     body = row(_scores(study, followed), _deltas(study, followed), kind="pair")
-    body += row(_refined(study, followed), _rivals(study, followed), kind="pair")
+    others = _rivals(study, followed)
+    body += row(_refined(study, followed), others, kind="pair" if others else "single")
     paper = "Fast R-CNN §2; Faster R-CNN, equation 2; Mask R-CNN §3.1, “Inference”"
     return section("box", "6. Class and box", lead, paper, body)
 
@@ -105,8 +106,7 @@ def _rivals(study: Study, followed: Followed) -> str:
     boxes, scores = rivals(study, followed)
     name = escape(study.config.names[followed.label])
     if not len(boxes):
-        return f'<p class="result">No other proposal for <b>{name}</b> overlapped it enough to be'
-        " suppressed.</p>"
+        return f'<p class="result">No other box for <b>{name}</b> overlapped it enough to be suppressed.</p>'
     several = "s" * (len(boxes) > 1)
     span = f"{float(scores.min()):.3f} to {float(scores.max()):.3f}" if several else f"{float(scores[0]):.3f}"
     drawn = "".join(

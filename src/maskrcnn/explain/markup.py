@@ -71,8 +71,8 @@ def rect(box: Sequence[float], kind: str, title: str = "") -> str:
 
 def lines(segments: Iterable[tuple[float, float, float, float]], kind: str) -> str:
     """Many straight lines as one path."""
-    return f'<path class="{kind}"'
-    f' d="{"".join(f"M{_c(a)} {_c(b)}L{_c(c)} {_c(d)}" for a, b, c, d in segments)}"/>'
+    path = "".join(f"M{_c(a)} {_c(b)}L{_c(c)} {_c(d)}" for a, b, c, d in segments)
+    return f'<path class="{kind}" d="{path}"/>'
 
 
 def dots(points: np.ndarray, radius: float, kind: str) -> str:

@@ -93,8 +93,8 @@ def _summary(seen: Study) -> str:
     if seen.followed is None:
         return said
     best = escape(seen.config.names[seen.followed.label])
-    return f"{said} The page follows the best proposal instead; its best class is {best},"
-    f" {seen.followed.score:.3f}."
+    followed = f"The page follows the best proposal instead: {best}, {seen.followed.score:.3f}."
+    return f"{said} {followed}"
 
 
 def _way(seen: Study) -> str:

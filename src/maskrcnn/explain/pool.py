@@ -13,8 +13,7 @@ from .pictures import heat_uri, limits
 from .sampling import Level, Reading, align_rounded, level_of, readings
 from .study import Followed, Study
 
-PAPER = "Mask R-CNN §3, “RoIAlign”, figure 3 and table 2c; Fast R-CNN §2.1 (RoIPool); Feature Pyramid"
-" Networks, eq. 1"
+PAPER = "Mask R-CNN §3, “RoIAlign”, figure 3, table 2c; Fast R-CNN §2.1; Feature Pyramid Networks, eq. 1"
 
 
 def step_pooling(study: Study, followed: Followed) -> str:
@@ -88,8 +87,7 @@ def _grid(study: Study, followed: Followed, reading: Reading, k: int, channel: i
         " of its cells."
         if not len(reading.points)
         else f"Solid: the exact proposal. Dots: the {len(reading.points)} points, each interpolated from the"
-        f" four cells"
-        f" around it; {_per_bin(reading, study.config.box_pool)}."
+        f" four cells around it; {_per_bin(reading, study.config.box_pool)}."
     )
     own = " This is what the model used." if reading.own else ""
     buttons = (

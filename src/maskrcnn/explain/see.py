@@ -75,8 +75,9 @@ def step_features(study: Study) -> str:
         f" down</h3>{row(*up, kind='maps five')}"
         f'<p class="note">{how}</p>'
     )
-    paper = "Deep Residual Learning, table 1; Feature Pyramid Networks, figure 3; Mask R-CNN §3, “Network"
-    " Architecture”"
+    paper = (
+        "Deep Residual Learning, table 1; Feature Pyramid Networks, figure 3; Mask R-CNN §3, “Architecture”"
+    )
     return section("features", "2. Feature maps", lead, paper, body)
 
 

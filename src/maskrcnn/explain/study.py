@@ -125,22 +125,22 @@ def _detected(model: MaskRCNN, trace: Trace, instance: int | None) -> Followed:
 
 
 def _best_proposal(model: MaskRCNN, trace: Trace) -> Followed | None:
-    """The first proposal, refined and masked as its best class, though its score did not suffice."""
+    """The proposal most like any class, refined and masked as that, though its score did not suffice."""
     config = model.config
-    if not real_proposals(trace, config):
+    count = real_proposals(trace, config)
+    if not count:
         return None
-    score, label = trace.box_scores.class_logits[0].softmax(0)[:-1].max(0)
-    deltas = _class_deltas(trace, 0, int(label))
-    end = float(config.dialect.inclusive_ends)
-    box = decode(
-        deltas[None], shrink(trace.proposals.boxes[:1], end), config.box_std, config.dialect.delta_clamp
-    )
+    scores, labels = trace.box_scores.class_logits[:count].softmax(1)[:, :-1].max(1)
+    roi = int(scores.argmax())
+    label, proposal = labels[roi], trace.proposals.boxes[roi]
+    deltas, end = _class_deltas(trace, roi, int(label)), float(config.dialect.inclusive_ends)
+    box = decode(deltas[None], shrink(proposal[None], end), config.box_std, config.dialect.delta_clamp)
     box = shrink(clip(box, shrink(trace.batch.windows[0], end)), -end)
     image = trace.proposals.image_index[:1]
     features = pool_rois(trace.pyramid, box, image, trace.batch.size, config.mask_size // 2, config)
     mask = model.mask(features.values, label[None])[0].sigmoid().float().cpu().numpy()
     return Followed(
-        None, 0, int(label), float(score), trace.proposals.boxes[0].cpu(), box[0].cpu(), deltas.cpu(), mask
+        None, roi, int(label), float(scores[roi]), proposal.cpu(), box[0].cpu(), deltas.cpu(), mask
     )
 
 
