@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
 
+from conftest import DATA
 from maskrcnn.ops import boxes as B
 from maskrcnn.ops.anchors import cell_anchors, grid_anchors
 

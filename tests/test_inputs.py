@@ -129,7 +129,8 @@ def with_exif(png: bytes, exif: PIL.Image.Exif) -> bytes:
 def test_grey_one_bit_and_grey_alpha_have_one_channel(tmp_path: Path) -> None:
     grey = RGB[:, :, 0]
     equal(read(save(tmp_path / "l.png", "L", grey)), grey[:, :, None])
-    equal(read(save(tmp_path / "1.png", "1", (grey > 30).astype(np.uint8) * 255)), np.where(grey > 30, 255, 0)[..., None].astype(np.uint8))  # fmt: skip
+    two = np.where(grey > 30, 255, 0).astype(np.uint8)
+    equal(read(save(tmp_path / "1.png", "1", two)), two[:, :, None])
     la = np.stack([np.full((4, 6), 100, np.uint8), np.full((4, 6), 255, np.uint8)], 2)
     la[0, 0, 1] = 0
     got = read(save(tmp_path / "la.png", "LA", la)).pixels
@@ -322,7 +323,7 @@ def test_a_bomb_is_refused_before_it_is_decoded_and_the_limit_can_be_raised(tmp_
     np.save(tmp_path / "a.npy", RGB)
     with pytest.raises(ImageError, match="at most 20 pixels"):
         read(tmp_path / "a.npy", max_pixels=20)
-    assert PIL.Image.MAX_IMAGE_PIXELS == before
+    assert before == PIL.Image.MAX_IMAGE_PIXELS
 
 
 # URLs

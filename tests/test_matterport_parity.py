@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
 from torch import Tensor
 
 import maskrcnn
+from conftest import DATA
 from maskrcnn.model.box_head import detect
 from maskrcnn.model.image import to_batch
 from maskrcnn.model.pooling import pool_rois

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
 
+from conftest import DATA
 from maskrcnn.ops.nms import _blockwise, nms, top_k
 
 THRESHOLDS = ["0.3", "0.5", "0.7"]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
 from torch import Tensor
 
+from conftest import DATA
 from maskrcnn.ops.roi_align import crop_and_resize, roi_align, roi_pool
 
 

@@ -42,6 +42,41 @@ class Image:
 
 
 @dataclass(frozen=True, eq=False)
+class Target:
+    """The instances annotated in one image, as training wants them; n = 0 where it has none.
+
+    boxes  : (n, 4) float32 xyxy, pixels of the original image
+    labels : (n,) int64, index into the model's ``names``
+    masks  : (n, h, w) bool, of the original image's size
+
+    Raises ShapeError for arrays that do not belong together, and for boxes without area.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        wanted = {
+            "boxes": (tuple(self.boxes.shape) == (n, 4), torch.float32, f"({n}, 4)"),
+            "labels": (self.labels.ndim == 1, torch.int64, "(n,)"),
+            "masks": (self.masks.ndim == 3 and len(self.masks) == n, torch.bool, f"({n}, h, w)"),
+        }
+        for name, (fits, dtype, shape) in wanted.items():
+            got: Tensor = getattr(self, name)
+            if not fits or got.dtype != dtype:
+                raise ShapeError(f"{name}: want {shape} {dtype}, got {tuple(got.shape)} {got.dtype}")
+        solid = (self.boxes[:, 2:] > self.boxes[:, :2]).all(dim=1) & self.boxes.isfinite().all(dim=1)
+        if not solid.all():
+            row = int(torch.nonzero(~solid)[0])
+            raise ShapeError(
+                f"boxes: want x2 > x1 and y2 > y1 (xyxy pixels, x2 and y2 exclusive), got "
+                f"{self.boxes[row].tolist()} in row {row}; leave such instances out, or turn xywh into xyxy"
+            )
+
+
+@dataclass(frozen=True, eq=False)
 class ImageBatch:
     """Images resized, normalised and padded to one size: what the backbone sees.
 
@@ -218,9 +253,7 @@ class Result:
     @property
     def pixels(self) -> np.ndarray | None:
         """(h, w, c) of the picture, read again from its file where it came from one; None if there is none."""
-        from .inputs import (
-            read,
-        )  # the border rooms import records, so this way back is taken only when called
+        from .inputs import read
 
         return read(self.image).pixels if self.image is not None else None
 

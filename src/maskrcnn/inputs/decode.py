@@ -6,7 +6,7 @@ import io
 import os
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import cv2
 import numpy as np
@@ -84,6 +84,11 @@ def read(source: Source | Any, *, keep_alpha: bool = False, max_pixels: int = MA
 def is_url(source: str) -> bool:
     """Whether this text is an http(s) address rather than a path."""
     return source.lower().startswith(("http://", "https://"))
+
+
+def is_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether this names a file, a folder or a pattern."""
+    return isinstance(source, os.PathLike) or (isinstance(source, str) and not is_url(source))
 
 
 def _pixels(source: Any, where: str, path: Path | None, keep_alpha: bool, max_pixels: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import ImageError, MissingExtraError
 from ..records import Image
-from .decode import MAX_PIXELS, Source, is_url, read
+from .decode import MAX_PIXELS, Source, is_path, read
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".avif", ".jp2",
@@ -30,7 +30,7 @@ def is_many(source: Any) -> bool:
     if isinstance(source, (np.ndarray, Tensor)):
         return source.ndim == 4
     if isinstance(source, (str, os.PathLike)):
-        return not _is_address(source) and (Path(source).expanduser().is_dir() or is_glob(source))
+        return is_path(source) and (Path(source).expanduser().is_dir() or is_glob(source))
     if isinstance(source, (Image, PIL.Image.Image, bytes, bytearray, memoryview)) or hasattr(source, "read"):
         return False
     return isinstance(source, Iterable)
@@ -129,10 +129,6 @@ def read_ahead(
             raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _is_address(source: str | os.PathLike[str]) -> bool:
-    return isinstance(source, str) and is_url(source)
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[Path]:

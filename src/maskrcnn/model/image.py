@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -17,7 +17,11 @@ from ..inputs import to_channels
 from ..ops.resize import skimage_resize
 from ..records import Image, ImageBatch, Size
 
-ROUNDING = {"half_up": lambda x: math.floor(x + 0.5), "half_even": round, "floor": math.floor}
+ROUNDING: dict[str, Callable[[float], int]] = {
+    "half_up": lambda x: math.floor(x + 0.5),
+    "half_even": round,
+    "floor": math.floor,
+}
 
 
 def batches(images: Sequence[Image], config: Config) -> Iterator[tuple[list[int], ImageBatch]]:
@@ -62,7 +66,7 @@ def resized_size(size: Size, config: Config) -> Size:
     """(h, w) of an image's content in the network input."""
     scale = _scale(size, config)
     rounding = ROUNDING[config.dialect.size_rounding]
-    return max(int(rounding(size[0] * scale)), 1), max(int(rounding(size[1] * scale)), 1)
+    return max(rounding(size[0] * scale), 1), max(rounding(size[1] * scale), 1)
 
 
 def padded_size(size: Size, config: Config) -> Size:

@@ -22,6 +22,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.adapt = False
+        self.momentum = 0.1  # the share of each batch in the running statistics while they adapt
 
     @property
     def frozen(self) -> bool:
@@ -35,8 +36,9 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, training=True, eps=NORM_EPS
-        )
+            x, self.running_mean, self.running_var, self.weight, self.bias,
+            training=True, momentum=self.momentum, eps=NORM_EPS,
+        )  # fmt: skip
 
 
 class Conv(nn.Conv2d):

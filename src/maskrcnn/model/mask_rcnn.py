@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, ImageError, WeightsError
 from ..inputs import expand, is_many, read, read_ahead
-from ..records import Detections, Image, ImageBatch, Result, Trace
+from ..records import Detections, Image, ImageBatch, Result, Target, Trace
 from .box_head import BoxHead, detect
 from .fpn import FPN
 from .image import batches, to_batch
+from .losses import Sampled, total_losses
 from .mask_head import MaskHead
 from .pooling import pool_rois
 from .resnet import ResNet
 from .restore import restore
 from .rpn import RPN, choose, suppress
+from .targets import PAPER, Sampling, check_targets, sample_anchors, sample_rois, to_padded
 
 
 class MaskRCNN(nn.Module):
@@ -41,7 +44,7 @@ class MaskRCNN(nn.Module):
         self.rpn = RPN(config)
         self.box = BoxHead(config)
         self.mask = MaskHead(config)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
 
     @property
@@ -96,6 +99,59 @@ class MaskRCNN(nn.Module):
         keep(detections=detections, mask_features=rois, mask_logits=mask_logits)
         return detections, mask_logits.sigmoid()
 
+    def losses(
+        self,
+        images: Sequence[Image],
+        targets: Sequence[Target],
+        generator: torch.Generator | None = None,
+        sampling: Sampling = PAPER,
+    ) -> dict[str, Tensor]:
+        """The five losses of annotated images by name, scalars with gradients; their sum is to be minimised.
+
+        targets   : one for each image, in pixels of that image
+        generator : of the CPU; draws the samples of anchors and proposals
+        Images are grouped as in `predict_images`, so no image's features depend on the others' sizes. Raises
+        ShapeError where a target does not fit its image, ConfigError for labels that the model does not have.
+        """
+        check_targets(images, targets, self.config.num_classes)
+        parts = [
+            self._sampled(batch.to(self.device), [targets[i] for i in group], generator, sampling)
+            for group, batch in batches(images, self.config)
+        ]
+        return total_losses(Sampled.join(parts), len(images) * sampling.anchors)
+
+    def _sampled(
+        self,
+        batch: ImageBatch,
+        targets: Sequence[Target],
+        generator: torch.Generator | None,
+        sampling: Sampling,
+    ) -> Sampled:
+        config = self.config
+        pyramid = self.fpn(self.backbone(batch.pixels))
+        scores = self.rpn(pyramid, batch, config)
+        truths = [
+            to_padded(t.boxes.to(self.device), window, size)
+            for t, window, size in zip(targets, batch.windows, batch.sizes, strict=True)
+        ]
+        anchors = sample_anchors(scores.anchors, truths, config, sampling, generator)
+        with torch.no_grad():  # proposals are where to look, not something to learn through
+            proposals = suppress(choose(scores, batch, config), scores, batch, config)
+        rois = sample_rois(proposals, truths, targets, batch, config, sampling, generator)
+
+        pooled = pool_rois(pyramid, rois.boxes, rois.image_index, batch.size, config.box_pool, config)
+        box = self.box(pooled.values).map(pooled.restore)
+        positive = torch.nonzero(rois.labels < config.num_classes).squeeze(1)
+        labels, images = rois.labels[positive], rois.image_index[positive]
+        deltas = box.deltas[positive, torch.zeros_like(labels) if config.class_agnostic_boxes else labels]
+        pooled = pool_rois(pyramid, rois.boxes[positive], images, batch.size, config.mask_size // 2, config)
+        masks = pooled.restore(self.mask(pooled.values, labels[pooled.order]))
+        at = anchors.image_index, anchors.anchor_index
+        return Sampled(
+            scores.objectness[at], anchors.is_object, scores.deltas[at][anchors.is_object], anchors.wanted,
+            box.class_logits, rois.labels, deltas, rois.wanted, masks, rois.masks,
+        )  # fmt: skip
+
     @torch.inference_mode()
     def predict_images(
         self,
@@ -138,23 +194,24 @@ class MaskRCNN(nn.Module):
         score      : least score, 0..1, in place of the model's own
         classes    : names or indices of the classes to look for
         batch_size : images that go through the network together
-        on_error   : called with the source and the error of an image that cannot be read, which is then left
-                     out; without it the error is raised
+        on_error   : called with the source and the error of one of many that cannot be read, which is then
+                     left out; without it a warning says so. A single image raises its ImageError
         """
         options = {"score": score, "classes": classes, "max_detections": max_detections}
         if is_many(source):
             return self._predict_many(source, batch_size, on_error, options)
-        return self.predict_images([read(source)], **options)[0]  # type: ignore[arg-type]
+        return self.predict_images([read(source, keep_alpha=self._keep_alpha)], **options)[0]  # type: ignore[arg-type]
 
     def _predict_many(
         self, source: Any, batch_size: int, on_error: Callable[[Any, ImageError], None] | None, options: Any
     ) -> Iterator[Result]:
         waiting: list[Image] = []
-        for item, image in read_ahead(expand(source)):
+        for item, image in read_ahead(expand(source), keep_alpha=self._keep_alpha):
             if isinstance(image, ImageError):
                 if on_error is None:
-                    raise image
-                on_error(item, image)
+                    warnings.warn(f"left out: {image}", stacklevel=2)
+                else:
+                    on_error(item, image)
                 continue
             waiting.append(image)
             if len(waiting) == batch_size:
@@ -170,7 +227,7 @@ class MaskRCNN(nn.Module):
         options: fields of `Config` or `Dialect` for this pass only, such as ``score`` or ``roi_op``
         """
         config = self.config.with_options(**options)
-        image = read(source)
+        image = read(source, keep_alpha=self._keep_alpha)
         batch = to_batch([image], config).to(self.device)
         stages: dict[str, Any] = {}
         detections, masks = self(batch, config, keep=stages.update)
@@ -178,6 +235,11 @@ class MaskRCNN(nn.Module):
             stages[name] = stages[name].restore(stages[name].values)
         results = restore(detections, masks, batch, [image], config)
         return Trace(batch=batch, results=tuple(results), **stages)
+
+    @property
+    def _keep_alpha(self) -> bool:
+        """A model of four channels was trained on the fourth; for all others alpha is transparency."""
+        return self.config.channels == 4
 
     def _wanted(self, classes: Sequence[str | int]) -> Tensor:
         wanted = torch.zeros(len(self.names), dtype=torch.bool)
@@ -198,8 +260,6 @@ def load_arrays(config: Config, arrays: dict[str, Tensor], source: str | Path) -
 
     Raises WeightsError that lists what is left over on either side.
     """
-    from ..errors import WeightsError
-
     with torch.device("meta"):
         model = MaskRCNN(config, source=str(source))
     state = model.state_dict()
@@ -215,4 +275,4 @@ def load_arrays(config: Config, arrays: dict[str, Tensor], source: str | Path) -
             f"{source}: the arrays do not fit the network: " + "; ".join(missing + extra + wrong)
         )
     model.load_state_dict(arrays, assign=True)
-    return model.to(memory_format=torch.channels_last).requires_grad_(True).eval()
+    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

@@ -38,7 +38,7 @@ def restore(
                 batch.sizes[i],
                 image if image.source is None else image.source,
                 config.dialect.paste,
-            )  # fmt: skip
+            )
         )
     return results
 

@@ -53,7 +53,7 @@ def _nms_sorted(boxes: Tensor, groups: Tensor, threshold: float, limit: int) -> 
     """Positions kept of boxes (n, 4) that are already sorted by score; ``limit`` < 0 for all."""
     limit = boxes.shape[0] if limit < 0 else min(limit, boxes.shape[0])
     if boxes.device.type == "cpu":
-        kept = _greedy(boxes.numpy(), groups.numpy(), np.float32(threshold), limit)
+        kept = _greedy(boxes.numpy(), groups.numpy(), float(np.float32(threshold)), limit)
         return torch.from_numpy(kept)
     return _blockwise(boxes, groups, threshold, limit)
 

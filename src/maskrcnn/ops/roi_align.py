@@ -52,9 +52,9 @@ def roi_align(
     )
     roi, bin_y, bin_x = bag // size**2, bag // size % size, bag % size
     per_side = counts[roi]
-    x = low[roi, 0] + bin_x * bins[roi, 0] + (col + 0.5) * bins[roi, 0] / per_side[:, 0]
-    y = low[roi, 1] + bin_y * bins[roi, 1] + (row + 0.5) * bins[roi, 1] / per_side[:, 1]
-    (iy, wy), (ix, wx) = _taps(y, features.shape[2]), _taps(x, features.shape[3])
+    at_x = low[roi, 0] + bin_x * bins[roi, 0] + (col + 0.5) * bins[roi, 0] / per_side[:, 0]
+    at_y = low[roi, 1] + bin_y * bins[roi, 1] + (row + 0.5) * bins[roi, 1] / per_side[:, 1]
+    (iy, wy), (ix, wx) = _taps(at_y, features.shape[2]), _taps(at_x, features.shape[3])
     pixel = _pixel(features, image_index[roi][:, None, None], iy[:, :, None], ix[:, None, :])
     weight = wy[:, :, None] * wx[:, None, :] / per_side.prod(1)[:, None, None]
     return _bag(features, pixel.reshape(-1), starts * 4, "sum", weight.reshape(-1), size)

@@ -1,7 +1,7 @@
 """COCO: results as a list, and a results.json that stands alone.
 
-``pycocotools.coco.COCO("results.json")`` loads the file as it is; its ``annotations`` are also what ``loadRes``
-takes. Category ids are 1..K in the order of the class names, boxes are x, y, width, height.
+``pycocotools.coco.COCO("results.json")`` loads the file as it is; its ``annotations`` are also what
+``loadRes`` takes. Category ids are 1..K in the order of the class names, boxes are x, y, width, height.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def coco_image(result: Result, image_id: int = 1, file_name: str | None = None) 
 
 
 def coco_annotations(result: Result, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
-    """Rows of the annotations table: `to_coco` with id (counted from ``first_id``), area (mask pixels) and iscrowd."""
+    """Rows of the annotations table: `to_coco` with id (from ``first_id``), area (mask pixels), iscrowd."""
     rows = to_coco(result, image_id)
     return [
         {"id": first_id + i, **row, "area": int(result.crop(i)[0].sum()), "iscrowd": 0}
@@ -73,9 +73,9 @@ def source_of(result: Result) -> Path | None:
 class CocoWriter:
     """Writes one results.json for any number of images, holding one at a time.
 
-    Every image goes at once, as one line, into a journal beside the file (``results.json.partial``); leaving the
-    ``with`` block, also by an error or Ctrl-C, turns the journal into results.json. With ``resume`` the images of
-    an earlier run, finished or killed, are kept, and ``done`` has their names.
+    Every image goes at once, as one line, into a journal beside the file (``results.json.partial``); leaving
+    the ``with`` block, also by an error or Ctrl-C, turns the journal into results.json. With ``resume`` the
+    images of an earlier run, finished or killed, are kept, and ``done`` has their names.
 
         with CocoWriter(out / "results.json", model.names, resume=True) as writer:
             for path in paths:

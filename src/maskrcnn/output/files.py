@@ -1,6 +1,6 @@
 """Every form a result can be written in. A file is there whole or not at all.
 
-Polygons in LabelMe, YOLO and GeoJSON run along pixel edges, simplified by at most half a pixel; see `crop_rings`.
+Polygons in LabelMe, YOLO and GeoJSON run along pixel edges, simplified by at most half a pixel: see `shapes`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,12 @@ from .tables import instance_row, to_csv
 
 TOLERANCE = 0.5  # pixels
 
-PICTURES = {
-    ".png": (cv2.IMWRITE_PNG_COMPRESSION, 3),
-    ".jpg": (
-        cv2.IMWRITE_JPEG_QUALITY,
-        95,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ),
-    ".jpeg": (
-        cv2.IMWRITE_JPEG_QUALITY,
-        95,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ),
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95,
+         cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)  # fmt: skip
+PICTURES: dict[str, tuple[int, ...]] = {
+    ".png": (cv2.IMWRITE_PNG_COMPRESSION, 1),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
     ".webp": (cv2.IMWRITE_WEBP_QUALITY, 95),
     ".tif": (),
     ".tiff": (),
@@ -72,7 +64,7 @@ def save(result: Result, path: str | Path, **options: Any) -> Path:
 
 
 def write(result: Result, folder: str | Path, stem: str, kinds: Iterable[str]) -> list[Path]:
-    """Write the wanted forms of one image into ``folder``; names begin with ``stem``, which may name subfolders.
+    """Write the wanted forms of one image into ``folder``; names begin with ``stem`` (or ``sub/stem``).
 
     overlay   STEM_overlay.jpg
     masks     STEM_masks/instances.png (16 bit, instance i is i + 1) and one 0/255 PNG an instance
@@ -135,7 +127,7 @@ def to_labelme(result: Result, image_path: str = "") -> dict[str, Any]:
 def to_yolo(result: Result) -> str:
     """YOLO segmentation: a line an instance, class index from 0 and x y pairs as shares of width and height.
 
-    The parts of an instance are joined by bridges without width; an instance without a mask pixel has no line.
+    The parts of an instance are joined by bridges without width. An instance without mask pixels has no line.
     """
     lines = []
     for i, label in enumerate(result.labels.tolist()):
@@ -147,7 +139,7 @@ def to_yolo(result: Result) -> str:
 
 
 def to_geojson(result: Result) -> dict[str, Any]:
-    """A GeoJSON FeatureCollection in pixels, y downwards, holes kept; a MultiPolygon where there are several parts.
+    """A GeoJSON FeatureCollection in pixels, y downwards, holes kept; several parts are a MultiPolygon.
 
     An instance without a mask pixel has a null geometry. Properties are those of `instance_row`.
     """
@@ -206,7 +198,7 @@ def _cutouts(result: Result, base: Path) -> list[Path]:
         crop, (y, x) = result.crop(i)
         if crop.any():
             under = rgb[y : y + crop.shape[0], x : x + crop.shape[1]]
-            rgba = np.dstack((under, crop * np.uint8(255)))
+            rgba = np.dstack((under, np.full(crop.shape, 255, np.uint8))) * crop[..., None]
             paths.append(write_picture(folder / f"{_instance_name(result, i)}.png", rgba))
     return paths
 

@@ -11,10 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .palette import RGB, text_colour
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2
 
-MOST_COVERED = 0.25  # share of a label that others may cover before it gives way
+SMALL = 2.5  # a box of less than so many times the label's area would vanish under it
+MOST_HIDDEN = 0.5  # share of a label that may lie over small boxes
+LARGEST = 1 / 6  # share of the picture that one label may take
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,14 @@ class Label:
 def draw_labels(canvas: np.ndarray, labels: list[Label], letters: int, font: str | Path | None) -> None:
     """Place the labels in order and draw them on the (h, w, 3) uint8 canvas; ``letters`` is their height."""
     face = _font(letters, font)
-    placed = np.empty((0, 4), np.int64)
+    boxes = np.array([label.box for label in labels]).reshape(-1, 4)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    placed = np.empty((0, 4))
     for label in labels:
         for text in (label.long, label.short):
-            spot = _place(label.box, _extent(text, face), canvas.shape[:2], placed)
+            w, h = _extent(text, face)
+            small = boxes[areas < SMALL * w * h]
+            spot = _place(label.box, (w, h), canvas.shape[:2], placed, small)
             if spot is not None:
                 placed = np.concatenate((placed, np.array([spot])))
                 _draw(canvas, spot, text, face, label.colour)
@@ -41,38 +47,43 @@ def draw_labels(canvas: np.ndarray, labels: list[Label], letters: int, font: str
 
 
 def _place(
-    box: tuple[float, ...], extent: tuple[int, int], size: tuple[int, int], placed: np.ndarray
+    box: tuple[float, ...],
+    extent: tuple[int, int],
+    size: tuple[int, int],
+    placed: np.ndarray,
+    small: np.ndarray,
 ) -> Rectangle | None:
-    """The first place around the box that is free, else the least covered, or None if that is too much."""
+    """The place around the box that hides the least, None if each of them hides too much.
+
+    extent : (w, h) of the label · size : (h, w) of the picture
+    placed, small : (n, 4) labels not to touch, and boxes to spare
+    """
     w, h = extent
-    if w > size[1] or h > size[0]:
+    if w > size[1] or h > size[0] or w * h > LARGEST * size[0] * size[1]:
         return None
     x1, y1, x2, y2 = (round(v) for v in box)
+    mid_x, mid_y = (x1 + x2 - w) // 2, (y1 + y2 - h) // 2
     spots = [
-        (x1, y1 - h), (x2 - w, y1 - h), (x1, y1), (x1, y2), (x2 - w, y2), (x2 - w, y1), (x1, y2 - h), (x2 - w, y2 - h),
-        ((x1 + x2 - w) // 2, y1 - h), ((x1 + x2 - w) // 2, (y1 + y2 - h) // 2), (x2, y1), (x1 - w, y1),
+        (x1, y1 - h), (x1, y1), (x2 - w, y1 - h), (x1, y2), (x2 - w, y2), (x2, y1), (x1 - w, y1),
+        (x2 - w, y1), (x1, y2 - h), (x2 - w, y2 - h), (mid_x, y1 - h), (mid_x, y2), (x2, mid_y),
+        (x1 - w, mid_y), (x2, y2 - h), (x1 - w, y2 - h), (x2, y1 - h), (x1 - w, y1 - h),
+        (x2, y2), (x1 - w, y2),
     ]  # fmt: skip
-    best, least = None, MOST_COVERED
-    for x, y in spots:
+    best, least = None, float("inf")
+    for rank, (x, y) in enumerate(spots):
         x, y = min(max(x, 0), size[1] - w), min(max(y, 0), size[0] - h)
         spot = (x, y, x + w, y + h)
-        covered = _covered(spot, placed)
-        if covered < least:
-            best, least = spot, covered
-        if covered == 0:
-            break
+        hidden = _shared(spot, small) / (w * h)
+        cost = hidden + rank / 50  # the usual places first, unless another hides clearly less
+        if _shared(spot, placed) == 0 and hidden < MOST_HIDDEN and cost < least:
+            best, least = spot, cost
     return best
 
 
-def _covered(spot: Rectangle, placed: np.ndarray) -> float:
-    """Greatest overlap with a placed label, as a share of the smaller of the two."""
-    if len(placed) == 0:
-        return 0.0
-    low, high = np.maximum(placed[:, :2], spot[:2]), np.minimum(placed[:, 2:], spot[2:])
-    shared = (high - low).clip(0).prod(1)
-    areas = (placed[:, 2:] - placed[:, :2]).prod(1)
-    own = (spot[2] - spot[0]) * (spot[3] - spot[1])
-    return float((shared / np.minimum(areas, own)).max())
+def _shared(spot: Rectangle, others: np.ndarray) -> float:
+    """Area that a rectangle has in common with others, added up."""
+    low, high = np.maximum(others[:, :2], spot[:2]), np.minimum(others[:, 2:], spot[2:])
+    return float((high - low).clip(0).prod(1).sum())
 
 
 def _draw(canvas: np.ndarray, spot: Rectangle, text: str, font: Font, colour: RGB) -> None:
@@ -104,4 +115,8 @@ def _padding(font: Font) -> int:
 
 @lru_cache(maxsize=32)
 def _font(letters: int, path: str | Path | None) -> Font:
-    return ImageFont.load_default(letters) if path is None else ImageFont.truetype(str(path), letters)
+    if path is not None:
+        return ImageFont.truetype(str(path), letters)
+    face = ImageFont.load_default(letters)
+    assert isinstance(face, ImageFont.FreeTypeFont)  # every Pillow wheel has FreeType
+    return face

@@ -16,6 +16,8 @@ from .labels import Label, draw_labels
 from .palette import RGB, colour
 from .shapes import crop_rings
 
+SHADE = 0.6  # darkness beside the outlines
+
 
 @dataclass(frozen=True)
 class _Pen:
@@ -29,8 +31,8 @@ class _Pen:
     @staticmethod
     def of(size: tuple[int, int]) -> _Pen:
         side = (size[0] * size[1]) ** 0.5
-        contour = max(1, round(side / 500))
-        return _Pen(contour, max(1, round(side / 650)), max(1, round(side / 1200)), max(9, round(side / 36)))
+        casing = max(1, round(side / 1200)) if side > 160 else 0  # nothing but dark on a thumbnail
+        return _Pen(max(1, round(side / 400)), max(1, round(side / 550)), casing, max(9, round(side / 36)))
 
 
 def draw(
@@ -50,8 +52,9 @@ def draw(
     alpha    : opacity of the masks, 0..1
     font     : a TrueType file for names that the default (Latin) letters lack, such as Chinese
 
-    Large instances are drawn first, so that small ones stay visible. Labels keep within the picture; where they
-    crowd, the best-scored are placed first, then without the score, and one that would cover others is left out.
+    Large instances are drawn first, so that small ones stay visible. Labels keep within the picture, the
+    best-scored are placed first. Where room is short they lose the score; one that would cover another label,
+    mostly cover small instances, or take a sixth of the picture, is left out.
     Raises ImageError if the result has no picture, ConfigError for a value that has no meaning.
     """
     if color_by not in ("instance", "class"):
@@ -68,18 +71,18 @@ def draw(
         if masks or contours:
             crop, (y, x) = result.crop(i)
             if masks:
-                _blend(
-                    canvas[y : y + crop.shape[0], x : x + crop.shape[1]], crop, np.array(colours[i]), alpha
-                )
+                _blend(canvas[y : y + crop.shape[0], x : x + crop.shape[1]], crop, colours[i], alpha)
             if contours:
                 rings = [ring for outer, inner in crop_rings(crop, (y, x), 0.5) for ring in (outer, *inner)]
-                _lines(canvas, rings, colours[i], pen.contour, pen.casing)
+                if pen.casing and rings:
+                    _shade(canvas, rings, pen.contour + 2 * pen.casing)
+                _lines(canvas, rings, colours[i], pen.contour)
         if boxes:
             x1, y1, x2, y2 = corners[i].tolist()
             inset = pen.box / 2  # the line lies within the box, so that it stays visible at the border
             x2, y2 = max(x2 - inset, x1 + inset), max(y2 - inset, y1 + inset)
             frame = np.array([[x1 + inset, y1 + inset], [x2, y1 + inset], [x2, y2], [x1 + inset, y2]])
-            _lines(canvas, [frame], colours[i], pen.box, 0)
+            _lines(canvas, [frame], colours[i], pen.box)
     if labels:
         names = result.class_names
         wanted = [
@@ -93,8 +96,9 @@ def draw(
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """Any picture as (h, w, 3) uint8 to look at, always a copy.
 
-    One or two channels show the first as grey, more show the first three. uint8 stays; float in 0..1 is times 255,
-    float in 0..255 stays; everything else is stretched from its least to its greatest value. NaN is black.
+    One or two channels show the first as grey, more show the first three. uint8 stays; float in 0..1 is
+    multiplied by 255, float in 0..255 stays; everything else is stretched from its least
+    to its greatest value. NaN is black.
     """
     layers = pixels if pixels.ndim == 3 else pixels[..., None]
     layers = layers[..., :3] if layers.shape[2] >= 3 else np.repeat(layers[..., :1], 3, axis=2)
@@ -114,28 +118,36 @@ def _picture(result: Result) -> np.ndarray:
     pixels = result.pixels
     if pixels is None:
         raise ImageError(
-            "draw: want a result with its picture, got none; dataclasses.replace(result, image=maskrcnn.Image(array))"
+            "draw: want a result with its picture, got none; set it by dataclasses.replace(result, image=...)"
         )
     if pixels.shape[:2] != tuple(result.size):
         raise ShapeError(f"draw: want a picture of {result.size} (h, w), got {pixels.shape[:2]}")
     return as_rgb(pixels)
 
 
-def _lines(canvas: np.ndarray, rings: list[np.ndarray], rgb: RGB, width: int, casing: int) -> None:
-    """Closed lines, smoothed, with a dark casing that sets them off from a bright picture."""
+def _lines(canvas: np.ndarray, rings: list[np.ndarray], ink: RGB | int, width: int) -> None:
+    """Closed smooth lines."""
     # cv2 puts whole numbers at pixel centres, and takes sixteenths of a pixel
     points = [np.rint((ring - 0.5) * 16).astype(np.int32)[:, None] for ring in rings]
-    if casing:
-        dark = tuple(v // 4 for v in rgb)
-        cv2.polylines(canvas, points, True, dark, width + 2 * casing, cv2.LINE_AA, 4)
-    cv2.polylines(canvas, points, True, rgb, width, cv2.LINE_AA, 4)
+    cv2.polylines(canvas, points, True, ink, width, cv2.LINE_AA, 4)
+
+
+def _shade(canvas: np.ndarray, rings: list[np.ndarray], width: int) -> None:
+    """Darken the picture along the rings, so that a line there stands out from a bright one."""
+    points = np.concatenate(rings)
+    low = np.maximum(np.floor(points.min(0)).astype(int) - width, 0)
+    high = np.minimum(np.ceil(points.max(0)).astype(int) + width, canvas.shape[1::-1])
+    stroke = np.zeros((high - low)[::-1], np.uint8)
+    _lines(stroke, [ring - low for ring in rings], 255, width)
+    _blend(canvas[low[1] : high[1], low[0] : high[0]], stroke, (0, 0, 0), SHADE / 255)
 
 
 @njit(cache=True, nogil=True)
-def _blend(canvas, mask, rgb, alpha):  # type: ignore[no-untyped-def]
-    """canvas = (1 - alpha) canvas + alpha rgb where the mask is set, rounded."""
-    for i in range(mask.shape[0]):
-        for j in range(mask.shape[1]):
-            if mask[i, j]:
+def _blend(canvas, cover, rgb, alpha):  # type: ignore[no-untyped-def]
+    """canvas = (1 - a) canvas + a rgb, rounded, where a = alpha * cover."""
+    for i in range(cover.shape[0]):
+        for j in range(cover.shape[1]):
+            if cover[i, j]:
+                a = alpha * cover[i, j]
                 for k in range(3):
-                    canvas[i, j, k] = np.uint8(canvas[i, j, k] * (1 - alpha) + rgb[k] * alpha + 0.5)
+                    canvas[i, j, k] = np.uint8(canvas[i, j, k] * (1 - a) + rgb[k] * a + 0.5)

@@ -9,11 +9,13 @@ import numpy as np
 RGB = tuple[int, int, int]
 
 # OKLCH to linear sRGB. Source: B. Ottosson, "A perceptual color space for image processing", 2020.
-_LAB_TO_LMS = np.array(
-    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
-)
-_LMS_TO_RGB = np.array([[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
-                        [-0.0041960863, -0.7034186147, 1.7076147010]])  # fmt: skip
+_LAB_TO_LMS = np.array([
+    [1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480],
+])  # fmt: skip
+_LMS_TO_RGB = np.array([
+    [4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
+    [-0.0041960863, -0.7034186147, 1.7076147010],
+])  # fmt: skip
 _GOLDEN_ANGLE = 137.50776  # degrees: each new hue falls into the widest gap that the ones before left
 _LIGHTNESS = (0.72, 0.84, 0.62)
 
@@ -27,7 +29,8 @@ def colour(i: int) -> RGB:
         rgb = _oklch(lightness, chroma, hue)
         if rgb.min() >= 0 and rgb.max() <= 1:
             break
-    return tuple(int(round(v * 255)) for v in _gamma(rgb))  # type: ignore[return-value]
+    red, green, blue = np.rint(_gamma(rgb) * 255).astype(int).tolist()
+    return red, green, blue
 
 
 def _oklch(lightness: float, chroma: float, hue: float) -> np.ndarray:

@@ -32,7 +32,8 @@ def crop_polygons(crop: np.ndarray, corner: Corner, tolerance: float = 0.0) -> l
     corner    : (y, x) of its first pixel
     tolerance : pixels that a simplified outline may run beside the exact one; 0 keeps every corner
 
-    Returns one (k, 2) float32 array of x, y for each part, not closed; pixels that touch at a corner are one part.
+    Returns one (k, 2) float32 array of x, y for each part, not closed. Pixels that touch at a corner are
+    one part.
     Pixel (x, y) is the square from (x, y) to (x + 1, y + 1), so a single pixel has an outline of area 1.
     """
     return [outer for outer, _ in crop_rings(crop, corner, tolerance, holes=False)]
@@ -53,13 +54,13 @@ def crop_rings(
     offset = np.array(corner[::-1], np.float32)
     outlines = [_simplify(c, tolerance)[:, 0].astype(np.float32) / 2 + offset for c in contours]
     parents = hierarchy[0][:, 3]
-    order = sorted(np.flatnonzero(parents < 0), key=lambda i: -cv2.contourArea(contours[i]))
+    order = sorted(np.flatnonzero(parents < 0).tolist(), key=lambda i: -cv2.contourArea(contours[i]))
     inner = {i: [outlines[j] for j in np.flatnonzero(parents == i) if len(outlines[j]) > 2] for i in order}
     return [(outlines[i], inner[i]) for i in order]
 
 
 def join_parts(parts: list[np.ndarray]) -> np.ndarray:
-    """One ring through all parts, for formats that know a single one: bridges without width, there and back."""
+    """One ring through all parts, for formats that know one only: bridges without width, there and back."""
     ring = parts[0]
     for part in parts[1:]:
         distance = ((ring[:, None] - part[None]) ** 2).sum(2)

@@ -1,0 +1,299 @@
+"""Mask R-CNN R50-FPN against torchvision's, on the CPU: same weights, same photo, same detections, in one run.
+
+    python benchmarks/vs_torchvision.py --peer path/to/environment/with/torchvision/bin/python
+
+Both sides run in processes of their own, take turns image by image, and are compared pair by pair: absolute times
+on a shared machine mean little, the median ratio does. The weights are random, scaled so that activations stay
+finite; the score threshold is zero, so that exactly 10 or 100 detections go through the mask head. Before
+anything is timed, boxes, classes, scores and masks of both sides are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.png"
+SHAPE = (480, 640)
+
+
+# --- the peer: runs under an interpreter that has torchvision ---
+
+
+def peer(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
+    """Build torchvision's model, store its weights, and offer what is timed."""
+    import torchvision
+
+    torch.manual_seed(7)
+    detection = torchvision.models.detection
+    # As maskrcnn_resnet50_fpn with its published weights: frozen batch norm, which its builder makes only for those.
+    backbone = detection.backbone_utils.resnet_fpn_backbone(backbone_name="resnet50", weights=None)
+    model = detection.MaskRCNN(backbone, 91, box_score_thresh=0.0, box_detections_per_img=count).eval()
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith(("bn3.weight", "downsample.1.weight")):
+                value.fill_(0.5)  # keeps the sum of sixteen residual branches in range
+            elif name.endswith("cls_score.weight"):
+                value.mul_(300)  # spreads the scores, so that their order is the same on both sides
+            elif name.endswith(("cls_logits.weight", "mask_fcn_logits.weight")):
+                value.mul_(30)
+    np.savez(folder / "weights.npz", **{k: v.numpy() for k, v in model.state_dict().items()})
+    image = torch.from_numpy(np.load(folder / "photo.npy")).permute(2, 0, 1).float() / 255
+
+    def predict() -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            found = model([image])[0]
+        masks = (found["masks"][:, 0] >= 0.5).numpy()
+        return {**{k: found[k].numpy() for k in ("boxes", "labels", "scores")}, "masks": masks}
+
+    pool = torchvision.ops.MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+
+    def roi_align() -> np.ndarray:
+        maps, boxes = pyramid(torch.contiguous_format)
+        names = {str(i): m for i, m in enumerate(maps)}
+        with torch.inference_mode():
+            return timed(lambda: pool(names, [boxes], [(800, 1088)])).numpy()
+
+    return {
+        "predict": predict,
+        "roi_align": roi_align,
+        "version": lambda: f"torchvision {torchvision.__version__}",
+    }
+
+
+# --- ours ---
+
+
+def ours(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
+    """Load the peer's weights into our network, with torchvision's conventions named in the dialect."""
+    from maskrcnn import Config, Dialect, Image, __version__
+    from maskrcnn.model import load_arrays
+    from maskrcnn.model.pooling import pool_rois
+
+    dialect = Dialect(
+        size_rounding="floor", resampler="torch", anchor_rounding=True, grid_strides=True, min_proposal=1e-3,
+        roi_op="align_legacy", level_rule="floor_eps_outside", paste="torchvision",
+    )  # fmt: skip
+    std = np.float32([58.395, 57.12, 57.375])
+    config = Config(
+        names=tuple(f"class {i}" for i in range(1, 91)), score=0.0, max_detections=count, dialect=dialect
+    )
+    with np.load(folder / "weights.npz") as file:
+        model = load_arrays(config, dict(translate({k: file[k] for k in file}, std)), "torchvision")
+    photo = Image(np.load(folder / "photo.npy"))
+
+    def predict() -> dict[str, np.ndarray]:
+        found = model.predict_images([photo])[0]
+        return {
+            "boxes": found.boxes.numpy(),
+            "labels": found.labels.numpy() + 1,
+            "scores": found.scores.numpy(),
+            "masks": found.masks.numpy(),
+        }
+
+    def roi_align() -> np.ndarray:
+        maps, boxes = pyramid(torch.channels_last)
+        index = torch.zeros(len(boxes), dtype=torch.int64)
+
+        with torch.inference_mode():
+            # As in the network: the head runs in the order of the levels, so nothing is moved back.
+            pooled = timed(lambda: pool_rois(maps, boxes, index, (800, 1088), 7, config))
+            return pooled.restore(pooled.values).numpy()
+
+    return {"predict": predict, "roi_align": roi_align, "version": lambda: f"maskrcnn {__version__}"}
+
+
+def translate(arrays: dict[str, np.ndarray], std: np.ndarray) -> Any:
+    """torchvision's names to ours; background row to the end; the input's std into the first convolution."""
+    renames = [
+        ("backbone.body.conv1.", "backbone.stem."), ("backbone.body.bn1.", "backbone.stem.norm."),
+        *((f"backbone.body.layer{i}.", f"backbone.s{i + 1}.") for i in range(1, 5)),
+        (".downsample.0.", ".shortcut."), (".downsample.1.", ".shortcut.norm."),
+        *((f".bn{i}.", f".conv{i}.norm.") for i in (1, 2, 3)),
+        *((f"backbone.fpn.inner_blocks.{i}.0.", f"fpn.lateral{i + 2}.") for i in range(4)),
+        *((f"backbone.fpn.layer_blocks.{i}.0.", f"fpn.output{i + 2}.") for i in range(4)),
+        ("rpn.head.conv.0.0.", "rpn.conv1."), ("rpn.head.cls_logits.", "rpn.objectness."),
+        ("rpn.head.bbox_pred.", "rpn.deltas."), ("roi_heads.box_head.fc6.", "box.fc1."),
+        ("roi_heads.box_head.fc7.", "box.fc2."), ("roi_heads.box_predictor.cls_score.", "box.class_logits."),
+        ("roi_heads.box_predictor.bbox_pred.", "box.deltas."),
+        *((f"roi_heads.mask_head.{i}.0.", f"mask.conv{i + 1}.") for i in range(4)),
+        ("roi_heads.mask_predictor.conv5_mask.", "mask.deconv."),
+        ("roi_heads.mask_predictor.mask_fcn_logits.", "mask.logits."),
+    ]  # fmt: skip
+    for name, array in arrays.items():
+        value = torch.from_numpy(array)
+        for old, new in renames:
+            name = name.replace(old, new)
+        if name == "backbone.stem.weight":
+            value = value / torch.from_numpy(std)[None, :, None, None]
+        elif name.startswith("box.class_logits"):
+            value = value.roll(-1, dims=0)
+        elif name.startswith("box.deltas"):
+            value = value[4:]
+        elif name.startswith("mask.logits"):
+            value = value[1:]
+        yield name, value
+
+
+# --- both ---
+
+
+def pyramid(layout: torch.memory_format) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """P2..P5 of an 800x1088 image, and 1000 boxes of all sizes."""
+    generator = torch.Generator().manual_seed(3)
+    maps = [
+        torch.randn(1, 256, 800 // s, 1088 // s, generator=generator).contiguous(memory_format=layout)
+        for s in (4, 8, 16, 32)
+    ]
+    side = torch.exp(torch.rand(1000, 2, generator=generator) * 4 + 2.5)
+    centre = torch.rand(1000, 2, generator=generator) * torch.tensor([1067.0, 800.0])
+    corners = torch.cat([centre - side / 2, centre + side / 2], dim=1)
+    limit = torch.tensor([1067.0, 800.0, 1067.0, 800.0])
+    return maps, corners.clamp(min=0).minimum(limit)
+
+
+_seconds = 0.0
+
+
+def timed(work: Callable[[], Any]) -> Any:
+    """Run, and remember how long this took in place of the whole request."""
+    global _seconds
+    start = time.perf_counter()
+    result = work()
+    _seconds = time.perf_counter() - start
+    return result
+
+
+def serve(side: str, folder: Path, count: int) -> None:
+    """Answer requests from standard input, one at a time, until it closes."""
+    global _seconds
+    offers = {"ours": ours, "peer": peer}[side](folder, count)
+    print(json.dumps({"ready": offers["version"](), "torch": torch.__version__}), flush=True)
+    for line in sys.stdin:
+        what = line.strip()
+        _seconds = 0.0
+        start = time.perf_counter()
+        value = offers[what]()
+        seconds = _seconds or time.perf_counter() - start
+        np.savez(folder / f"{side}.npz", **(value if isinstance(value, dict) else {"value": value}))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
+
+
+class Worker:
+    """A process that runs one side."""
+
+    def __init__(self, python: str, side: str, folder: Path, count: int) -> None:
+        command = [python, __file__, "--serve", side, "--folder", str(folder), "--count", str(count)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.hello = self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"a worker ended early, exit code {self.process.wait()}")
+        return json.loads(line)
+
+    def ask(self, what: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        print(what, file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def check(folder: Path) -> str:
+    """Compare what both sides found; ends the program if they differ."""
+    mine, theirs = (dict(np.load(folder / f"{side}.npz")) for side in ("ours", "peer"))
+    if "value" in mine:
+        worst = np.abs(mine["value"] - theirs["value"]).max()
+        if worst > 2e-5:
+            sys.exit(f"RoIAlign differs by {worst}")
+        return f"largest difference {worst:.1e}"
+    matched, boxes, scores, pixels = 0, 0.0, 0.0, []
+    for i in range(len(theirs["boxes"])):
+        same = np.nonzero(mine["labels"] == theirs["labels"][i])[0]
+        distance = (
+            np.abs(mine["boxes"][same] - theirs["boxes"][i]).max(axis=1) if len(same) else np.array([9.0])
+        )
+        if distance.min() < 0.1:
+            j = same[distance.argmin()]
+            matched += 1
+            boxes = max(boxes, float(distance.min()))
+            scores = max(scores, abs(float(mine["scores"][j] - theirs["scores"][i])))
+            pixels.append((mine["masks"][j] != theirs["masks"][i]).mean())
+    if matched < 0.97 * len(theirs["boxes"]):
+        sys.exit(f"only {matched} of {len(theirs['boxes'])} detections agree")
+    return (
+        f"{matched} of {len(theirs['boxes'])} detections agree: boxes to {boxes:.4f} px, scores to {scores:.1e}, "
+        f"masks but for {max(pixels):.2%} of the pixels"
+    )
+
+
+def compare(what: str, mine: Worker, theirs: Worker, folder: Path, runs: int) -> None:
+    """Take turns, after a first round that is checked and not counted, and print medians and the median ratio."""
+    peaks = mine.ask(what)["peak_mb"], theirs.ask(what)["peak_mb"]
+    agreement = check(folder)
+    pairs = [(mine.ask(what)["seconds"], theirs.ask(what)["seconds"]) for _ in range(runs)]
+    a, b = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
+    ratios = sorted(x / y for x, y in pairs)
+    print(f"{what}: ours {a:.0f} ms, torchvision {b:.0f} ms, ratio {statistics.median(ratios):.2f} ", end="")
+    print(f"({ratios[0]:.2f} to {ratios[-1]:.2f} in {runs} pairs); {agreement}")
+    if what == "predict":
+        print(f"peak RSS after one image: ours {peaks[0]:.0f} MB, torchvision {peaks[1]:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer", help="interpreter of an environment with torchvision")
+    parser.add_argument("--runs", type=int, default=7)
+    for hidden in ("--serve", "--folder", "--count"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, Path(options.folder), int(options.count))
+        return
+    if not options.peer:
+        parser.error("--peer is needed")
+    import PIL.Image
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photo = PIL.Image.open(PHOTO).convert("RGB").resize(SHAPE[::-1])
+        np.save(folder / "photo.npy", np.asarray(photo))
+        for count in (10, 100):
+            theirs = Worker(options.peer, "peer", folder, count)
+            mine = Worker(sys.executable, "ours", folder, count)
+            if count == 10:
+                print(f"{mine.hello['ready']} on torch {mine.hello['torch']}", end=" against ")
+                print(
+                    f"{theirs.hello['ready']} on torch {theirs.hello['torch']}, {torch.get_num_threads()} threads"
+                )
+            print(f"\n{count} detections, {SHAPE[0]}x{SHAPE[1]} photo, 800x1067 in the network")
+            compare("predict", mine, theirs, folder, options.runs)
+            if count == 10:
+                compare("roi_align", mine, theirs, folder, options.runs)
+            mine.close()
+            theirs.close()
+
+
+if __name__ == "__main__":
+    main()

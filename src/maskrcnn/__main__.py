@@ -1,0 +1,5 @@
+"""``python -m maskrcnn``: the command line."""
+
+from .cli import main
+
+main()

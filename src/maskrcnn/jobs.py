@@ -1,0 +1,399 @@
+"""Predict many files into a folder: read ahead, write each result as it is done, survive what goes wrong."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import torch
+
+from .errors import ConfigError, ImageError, MaskRCNNError
+from .inputs import MAX_PIXELS, Source, expand, is_many, read_ahead
+from .inputs.decode import is_path, is_url
+from .inputs.sources import is_glob
+from .output import KINDS, CocoWriter, draw, write, write_picture
+from .records import Image, Result
+
+if TYPE_CHECKING:
+    from .model import MaskRCNN
+
+SAVE = ("json", *KINDS)
+DEFAULT_OUT = "out"
+_RESERVED = ("results", "run")  # results.json, run.json
+
+
+@dataclass(frozen=True)
+class Step:
+    """One picture is done: how many instances were found, or why there is no result."""
+
+    name: str
+    instances: int
+    error: str | None
+    done: int
+    total: int | None  # None while the sources come from an iterator
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    out     : the folder with the results
+    json    : its COCO file, None if it was not asked for
+    done    : pictures written by this run
+    skipped : pictures that an earlier run had done
+    failed  : name and reason of each picture without a result
+    """
+
+    out: Path
+    json: Path | None
+    done: int
+    skipped: int
+    failed: tuple[tuple[str, str], ...]
+    instances: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Source
+    name: str  # in results.json: path relative to the sources' common folder
+    stem: str  # of its output files, relative to the output folder
+
+
+def predict_files(
+    model: MaskRCNN,
+    source: Any,
+    out: str | Path | None = None,
+    *,
+    save: Sequence[str] = ("overlay", "json"),
+    batch_size: int = 1,
+    score: float | None = None,
+    classes: Sequence[str | int] | None = None,
+    max_detections: int | None = None,
+    resume: bool = False,
+    recursive: bool = False,
+    color_by: Literal["instance", "class"] = "instance",
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[Step], None] = lambda step: None,
+) -> Report:
+    """Predict every picture of ``source`` and write the results as they come.
+
+    out        : folder of the results, which keeps the sources' folders. Without it, overlay and json of a
+                 single file go beside it (STEM_overlay.jpg, STEM_results.json), all else into ``out``
+    save       : some of `SAVE`; ``json`` is one COCO file for all pictures, results.json, the others are as
+                 `maskrcnn.output.write` says
+    batch_size : pictures that go through the network together
+    score, classes, max_detections : as `MaskRCNN.predict`
+    resume     : keep what an earlier run into this folder has in its results.json, even one that was killed;
+                 pictures that failed are tried again
+    recursive  : also look into the folders of a folder
+    color_by   : ``instance`` or ``class``, for the overlay
+    max_pixels : pictures of more pixels are refused
+    progress   : called after every picture
+
+    A picture that cannot be read is reported and left out. On Ctrl-C and on errors results.json is completed
+    with what there is. Nothing is written over a source.
+    Raises ConfigError for settings that cannot work, or that differ from those of the run to be resumed;
+    ImageError for a path that does not exist and for a folder or glob without pictures; MaskRCNNError if
+    results cannot be written.
+    """
+    start = time.monotonic()
+    save = list(dict.fromkeys(save))
+    settings = _settings(model, save, score, classes, max_detections, color_by)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: want at least 1, got {batch_size}")
+    if resume and "json" not in save:
+        raise ConfigError("resume: want json among save, since results.json says what is done; add it")
+    beside = out is None and is_path(source) and not is_many(source) and set(save) <= {"overlay", "json"}
+    folder = Path(source).expanduser().parent if beside else Path(out or DEFAULT_OUT).expanduser()
+    jobs, total = _jobs(source, folder, recursive)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not beside:
+            _agree(folder / "run.json", settings, resume)
+        target = folder / (f"{Path(source).stem}_results.json" if beside else "results.json")
+        writer = CocoWriter(target, model.names, resume) if "json" in save else None
+    earlier = frozenset(writer.done) if writer else frozenset()
+    run = _Run(writer, folder, save, color_by, progress, total)
+    options = {"score": score, "classes": classes, "max_detections": max_detections}
+    try:
+        pictures = _read(jobs, earlier, run, model.config.channels == 4, max_pixels)
+        for batch in _batched(pictures, batch_size):
+            for job, outcome in _predict(model, batch, options):
+                run.finish(job, outcome)
+    finally:
+        if writer:
+            with _writing(folder):
+                writer.close()
+    seconds = time.monotonic() - start
+    return Report(
+        folder, target if writer else None, run.done, run.skipped, tuple(run.failed), run.instances, seconds
+    )
+
+
+class _Run:
+    """Counts, and writes what comes."""
+
+    def __init__(
+        self,
+        writer: CocoWriter | None,
+        folder: Path,
+        save: Sequence[str],
+        color_by: Literal["instance", "class"],
+        progress: Callable[[Step], None],
+        total: int | None,
+    ) -> None:
+        self.writer, self.folder, self.color_by, self.progress, self.total = (
+            writer,
+            folder,
+            color_by,
+            progress,
+            total,
+        )
+        self.kinds = [kind for kind in save if kind not in ("json", "overlay")]
+        self.overlay = "overlay" in save
+        self.done = self.skipped = self.instances = 0
+        self.failed: list[tuple[str, str]] = []
+
+    def skip(self) -> None:
+        """An earlier run has this one."""
+        self.skipped += 1
+
+    def finish(self, job: _Job, outcome: Result | ImageError) -> None:
+        """Write one result, results.json last: it says that the other files are there."""
+        if isinstance(outcome, Result):
+            with _writing(self.folder):
+                if self.overlay:
+                    pixels = draw(outcome, color_by=self.color_by)
+                    write_picture(self.folder / f"{job.stem}_overlay.jpg", pixels)
+                write(outcome, self.folder, job.stem, self.kinds)
+                if self.writer:
+                    self.writer.add(outcome, job.name)
+            self.done += 1
+            self.instances += len(outcome)
+        else:
+            self.failed.append((job.name, str(outcome)))
+        error = None if isinstance(outcome, Result) else str(outcome)
+        found = len(outcome) if isinstance(outcome, Result) else 0
+        count = self.done + self.skipped + len(self.failed)
+        self.progress(Step(job.name, found, error, count, self.total))
+
+
+def _settings(
+    model: MaskRCNN,
+    save: Sequence[str],
+    score: float | None,
+    classes: Sequence[str | int] | None,
+    max_detections: int | None,
+    color_by: str,
+) -> dict[str, Any]:
+    """What decides the results, checked before an earlier run's files are touched."""
+    given = {"score": score, "max_detections": max_detections}
+    config = model.config.with_options(**{k: v for k, v in given.items() if v is not None})
+    unknown = [kind for kind in save if kind not in SAVE]
+    if unknown or not save:
+        raise ConfigError(f"save: want some of {', '.join(SAVE)}, got {', '.join(unknown) or 'none'}")
+    if color_by not in ("instance", "class"):
+        raise ConfigError(f"color_by: want instance or class, got {color_by!r}")
+    wrong = [c for c in classes or () if c not in model.names and c not in range(len(model.names))]
+    if wrong:
+        raise ConfigError(f"classes: want some of {', '.join(model.names)}, got {', '.join(map(str, wrong))}")
+    values = config.to_dict() | {
+        "weights": Path(str(model.source)).name,
+        "classes": None if classes is None else list(classes),
+        "save": sorted(save),
+    }
+    return json.loads(json.dumps(values))
+
+
+def _agree(path: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Write down the settings of a run; one that resumes must have the same, or results.json would mix."""
+    if resume and path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}
+        differ = [k for k in settings if before.get(k) != settings[k]]
+        if differ:
+            raise ConfigError(
+                f"resume: want the settings of the earlier run in {path.parent}, got other values for "
+                f"{', '.join(differ)} (see {path.name}); use the same, another folder, or no resume"
+            )
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A full disk or a missing permission in words."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, MaskRCNNError):
+            raise
+        raise MaskRCNNError(
+            f"{folder}: want to write results, got '{error.strerror or error}'; make room "
+            "or choose another folder (--out), then go on with --resume"
+        ) from error
+
+
+def _read(
+    jobs: Iterable[_Job], earlier: frozenset[str], run: _Run, keep_alpha: bool, max_pixels: int
+) -> Iterator[tuple[_Job, Image | ImageError]]:
+    """Pictures that are still to be done, read ahead."""
+    waiting: deque[_Job] = deque()
+
+    def sources() -> Iterator[Source]:
+        for job in jobs:
+            if job.name in earlier:
+                run.skip()
+            else:
+                waiting.append(job)
+                yield job.source
+
+    for _, image in read_ahead(sources(), keep_alpha=keep_alpha, max_pixels=max_pixels):
+        yield waiting.popleft(), image
+
+
+def _batched(
+    pictures: Iterable[tuple[_Job, Image | ImageError]], size: int
+) -> Iterator[list[tuple[_Job, Image | ImageError]]]:
+    """``size`` readable pictures a time, with those between them that are not."""
+    batch: list[tuple[_Job, Image | ImageError]] = []
+    readable = 0
+    for job, image in pictures:
+        batch.append((job, image))
+        readable += isinstance(image, Image)
+        if readable == size or readable == 0:
+            yield batch
+            batch, readable = [], 0
+    if batch:
+        yield batch
+
+
+def _predict(
+    model: MaskRCNN, batch: list[tuple[_Job, Image | ImageError]], options: dict[str, Any]
+) -> Iterator[tuple[_Job, Result | ImageError]]:
+    """Results in the order of the batch. One picture that does not fit the model must not cost the others."""
+    images = [image for _, image in batch if isinstance(image, Image)]
+    try:
+        results = iter(model.predict_images(images, **options) if images else ())
+    except ImageError as error:
+        if len(images) > 1:
+            for one in batch:
+                yield from _predict(model, [one], options)
+            return
+        for job, image in batch:
+            yield job, error if isinstance(image, Image) else image
+        return
+    except torch.OutOfMemoryError as error:
+        raise MaskRCNNError(
+            f"{len(images)} picture(s) want more memory than the device has ({str(error).splitlines()[0]}); "
+            "lower --batch-size or --max-size, or use --device cpu"
+        ) from error
+    for job, image in batch:
+        yield job, next(results) if isinstance(image, Image) else image
+
+
+# Which files there are, and what theirs are called
+
+
+def _jobs(source: Any, out: Path, recursive: bool) -> tuple[Iterator[_Job], int | None]:
+    """The jobs and their number, None where only an iterator knows."""
+    if (
+        is_many(source)
+        and not is_path(source)
+        and not isinstance(source, (list, tuple, np.ndarray, torch.Tensor))
+    ):
+        return _named(expand(source, recursive=recursive), Path.cwd(), out, set()), None
+    arguments = source if isinstance(source, (list, tuple)) else [source]
+    found = [one for argument in arguments for one in expand(argument, recursive=recursive)]
+    places = [argument for argument in arguments if is_path(argument)]
+    if (
+        len(found) == len(places) == 1
+        and not Path(places[0]).expanduser().exists()
+        and not is_many(places[0])
+    ):
+        raise ImageError(
+            f"{places[0]}: want a picture, folder or glob, got nothing of that name; check the path"
+        )
+    results = out.resolve()
+    for place in places:
+        if is_many(place) and _root(place).resolve() == results:
+            raise ConfigError(
+                f"out: want a folder other than that of the pictures, got {out}; choose another"
+            )
+    try:
+        root = Path(os.path.commonpath([_root(place) for place in places])) if places else Path.cwd()
+    except ValueError:  # on different drives
+        root = Path.cwd()
+    if results not in (root.resolve(), *root.resolve().parents):  # what an earlier run left in the folder
+        found = [one for one in found if not (is_path(one) and results in Path(one).resolve().parents)]
+    unique = {str(Path(one).resolve()) if is_path(one) else str(i): one for i, one in enumerate(found)}
+    paths = {Path(one).resolve() for one in unique.values() if is_path(one)}
+    return _named(unique.values(), root, out, paths), len(unique)
+
+
+def _named(sources: Iterable[Source], root: Path, out: Path, paths: set[Path]) -> Iterator[_Job]:
+    """Give each source a name, and its outputs a stem, that no other has (on any file system)."""
+    names: set[str] = set()
+    stems: set[str] = set(_RESERVED)
+
+    def free(stem: str) -> bool:
+        overlay = (out / f"{stem}_overlay.jpg").resolve()
+        return stem.lower() not in stems and overlay not in paths
+
+    for i, source in enumerate(sources, start=1):
+        path = source.source if isinstance(source, Image) else source
+        name = _name(path, root) if isinstance(path, (str, os.PathLike)) else f"{i:06d}"
+        if name in names:
+            name = next(other for k in count(2) if (other := f"{name}_{k}") not in names)
+        names.add(name)
+        short = str(Path(name).with_suffix("")) if Path(name).suffix else name
+        stem = next(s for s in chain((short, name), (f"{name}_{k}" for k in count(2))) if free(s))
+        stems.add(stem.lower())
+        yield _Job(source, name, stem)
+
+
+def _name(path: str | os.PathLike[str], root: Path) -> str:
+    """Relative to ``root`` where it lies below, else its whole path; the last part of a URL."""
+    if isinstance(path, str) and is_url(path):
+        parts = urlsplit(path)
+        return re.sub(
+            r'[\\/:*?"<>|]', "_", unquote(parts.path.rstrip("/").rsplit("/", 1)[-1]) or parts.netloc
+        )
+    whole = _absolute(path)
+    return (
+        whole.relative_to(root) if whole.is_relative_to(root) else whole.relative_to(whole.anchor)
+    ).as_posix()
+
+
+def _root(argument: str | os.PathLike[str]) -> Path:
+    """The folder that an argument's pictures are named from: its own, its parent, or a glob's fixed part."""
+    path = _absolute(argument)
+    if path.is_dir():
+        return path
+    if is_glob(argument):
+        fixed = 0
+        while not glob.has_magic(path.parts[fixed]):
+            fixed += 1
+        return Path(*path.parts[:fixed])
+    return path.parent
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    """Without ``..``; links stay, so that a linked file keeps the name it has here."""
+    return Path(os.path.normpath(Path(path).expanduser().absolute()))
