@@ -29,8 +29,8 @@ def model(dialect: Dialect = NATIVE, **options: object) -> MaskRCNN:
     torch.manual_seed(0)
     settings = {
         "names": ("cat", HOSTILE), "depth": 18, "width": 8, "fpn_channels": 16, "rpn_channels": 16,
-        "box_features": 32, "mask_channels": 16, "min_size": 128, "max_size": 192, "pre_nms": 60, "proposals": 40,
-        "score": 0.0, "max_detections": 8, "rpn_std": (0.1, 0.1, 0.2, 0.2),
+        "box_features": 32, "mask_channels": 16, "min_size": 128, "max_size": 192, "pre_nms": 60,
+        "proposals": 40, "score": 0.0, "max_detections": 8, "rpn_std": (0.1, 0.1, 0.2, 0.2),
         "anchor_sizes": ((16,), (32,), (64,), (96,), (128,)),
     }  # fmt: skip
     return MaskRCNN(Config(**{**settings, **options}, dialect=dialect))  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ def test_the_bins_drawn_give_what_roipool_pooled() -> None:
 
 
 def test_rounding_is_told_in_pixels_of_the_photo() -> None:
-    """10.4 / 4 = 2.6 rounds to cell 3, which starts 1.6 input pixels to the right: 0.8 of a photo enlarged twice."""
+    """10.4 / 4 = 2.6 rounds to cell 3: 1.6 input pixels to the right, 0.8 of a photo enlarged twice."""
     seen, followed = follow(model(min_size=192, max_size=256), picture(96, 128))
     assert seen.scale == (2.0, 2.0)
     followed = dataclasses.replace(followed, proposal=torch.tensor([10.4, 8.0, 33.2, 40.0]))
