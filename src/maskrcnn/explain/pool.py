@@ -54,7 +54,9 @@ def _which_level(study: Study, followed: Followed, level: Level) -> str:
     end = 1.0 if study.config.dialect.level_rule == "round" else 0.0
     w, h = (shrink(followed.proposal, end)[2:] - followed.proposal[:2]).tolist()
     left, right, done = ("round(", ")", "rounded") if end else ("⌊", "⌋", "rounded down")
-    free = (round(level.value) if end else math.floor(level.value + 1e-6)) if math.isfinite(level.value) else 2
+    free = (
+        (round(level.value) if end else math.floor(level.value + 1e-6)) if math.isfinite(level.value) else 2
+    )
     cut = "" if free == level.k else f", kept within 2 to 5: <b>{level.k}</b>"
     value = number(level.value, 2) if math.isfinite(level.value) else "−∞"
     return (
