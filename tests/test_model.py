@@ -119,10 +119,10 @@ def test_any_backbone_with_four_levels_will_do() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            widths = (3, *self.channels)
             self.stages = nn.ModuleList(
-                nn.Conv2d(a, b, 3, 4 if i == 0 else 2, 1) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
-            )  # fmt: skip
+                nn.Conv2d(a, b, 3, stride, 1)
+                for a, b, stride in ((3, 4, 4), (4, 6, 2), (6, 8, 2), (8, 10, 2))
+            )
 
         def forward(self, x: Tensor) -> tuple[Tensor, ...]:
             levels = []
