@@ -173,7 +173,7 @@ def _pasted(study: Study, followed: Followed) -> str:
 def result_picture(study: Study) -> str:
     """The photo with outlines, names and boxes of all instances."""
     h, w = study.image.size
-    letters, parts, names, taken = max(h, w) / 42, [], [], [torch.zeros(4)]
+    letters, parts, names, taken = min(max(h, w) / 42, w / 18), [], [], [torch.zeros(4)]
     for i in reversed(range(len(study.result))):  # the best on top
         r, g, b = colour(i)
         said = f"{study.result.class_names[i]} {study.result.scores[i]:.2f}"
@@ -185,7 +185,7 @@ def result_picture(study: Study) -> str:
     for i in range(min(len(study.result), NAMED)):
         said = f"{study.result.class_names[i]} {study.result.scores[i]:.2f}"
         x, y, _, _ = study.result.boxes[i].tolist()
-        length = 0.58 * letters * len(said)
+        length = 0.66 * letters * len(said)
         x, y = max(min(x + letters * 0.2, w - length), 0), max(y - letters * 0.3, letters)
         place = torch.tensor([x, y - letters, x + length, y])
         if float(iou(place[None], torch.stack(taken)).max()) > 0:  # unreadable; the table has it
