@@ -141,6 +141,17 @@ def test_train_mode_does_not_change_what_predict_returns() -> None:
     assert same(model.predict(picture(60, 90)), expected)
 
 
+def test_boxes_stretched_beyond_float32_are_left_out() -> None:
+    model = network(delta_clamp=None)
+    nn.init.normal_(model.rpn.deltas.weight, std=100.0)
+    nn.init.normal_(model.box.deltas.weight, std=100.0)
+    assert model.predict(picture(60, 90)).boxes.isfinite().all()
+
+
+def test_no_proposals_give_no_detections() -> None:
+    assert len(network(min_proposal=1e9).predict(picture(60, 90))) == 0
+
+
 def test_nothing_above_the_threshold_gives_an_empty_result() -> None:
     result = network().predict(picture(60, 90), score=1.0)
     assert len(result) == 0
