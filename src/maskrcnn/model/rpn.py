@@ -83,9 +83,10 @@ def choose(scores: AnchorScores, batch: ImageBatch, config: Config) -> Candidate
             dialect.delta_clamp,
         )
         boxes = shrink(clip(boxes, shrink(_clip_window(batch, image, dialect.clip_to_padding), end)), -end)
+        sound = boxes.isfinite().all(dim=1)  # without a clamp, untrained weights stretch boxes beyond float32
         if dialect.min_proposal is not None:
-            big = ((boxes[:, 2:] - boxes[:, :2]) > dialect.min_proposal).all(dim=1)
-            boxes, index = boxes[big], index[big]
+            sound &= ((boxes[:, 2:] - boxes[:, :2]) > dialect.min_proposal).all(dim=1)
+        boxes, index = boxes[sound], index[sound]
         probability = scores.objectness[image, index].sigmoid()
         parts.append((boxes, probability, torch.full_like(index, image), index, level_of[index]))
     return Candidates(*(torch.cat(column) for column in zip(*parts, strict=True)))
