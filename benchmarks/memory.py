@@ -40,7 +40,9 @@ def main() -> None:
         print(f"{len(result)} instances found: {peak():.0f} MB")
         lengths = [len(rle["counts"]) for rle in result.rle()]
         area = float(np.mean([(b[2] - b[0]) * (b[3] - b[1]) for b in result.boxes.tolist()]))
-        print(f"{len(lengths)} run lengths, boxes of {area / 1e3:.0f} thousand pixels on average: {peak():.0f} MB")
+        print(
+            f"{len(lengths)} run lengths, boxes of {area / 1e3:.0f} thousand pixels on average: {peak():.0f} MB"
+        )
 
 
 if __name__ == "__main__":

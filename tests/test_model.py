@@ -225,7 +225,7 @@ def test_images_of_one_batch_have_one_padded_size() -> None:
 ROOMS = [
     {"errors"},
     {"ops"},
-    {"config", "records"},
+    {"config", "records", "files"},
     {"inputs"},
     {"model"},
     {"weights", "output", "train", "explain", "engines"},

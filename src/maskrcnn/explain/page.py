@@ -8,10 +8,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from ..files import write_bytes
 from ..inputs import read
 from ..model import MaskRCNN
 from ..output import as_rgb
-from ..output.atomic import write_bytes
 from .decide import instance_table, result_picture, step_class, step_mask, zoom_view
 from .markup import figure, number, symbol
 from .pictures import network_input, photo_uri

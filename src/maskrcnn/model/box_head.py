@@ -39,7 +39,9 @@ class BoxHead(nn.Module):
         x = x.flatten(1)
         for name in self.fcs:
             x = self.get_submodule(name)(x)
-        return BoxScores(self.class_logits(x), self.deltas(x).reshape(x.shape[0], self.deltas.out_features // 4, 4))
+        return BoxScores(
+            self.class_logits(x), self.deltas(x).reshape(x.shape[0], self.deltas.out_features // 4, 4)
+        )
 
 
 def detect(
