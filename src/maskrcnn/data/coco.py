@@ -45,7 +45,8 @@ def read_coco(path: Path, content: dict[str, Any]) -> Samples:
             None if labelled is None else frozenset(label_of[c] for c in labelled if c in label_of),
             len(categories), path,
         ))  # fmt: skip
-    return Samples(tuple(row["name"] for row in categories), tuple(samples), "coco", path, tuple(findings))
+    return Samples(tuple(row["name"] for row in categories), tuple(samples), "coco", path, tuple(findings),
+                   tuple(label_of))  # fmt: skip
 
 
 def _instance(row: dict[str, Any], label: int, record: str, sizes: dict[Any, tuple[Any, Any]]) -> Instance:
@@ -61,7 +62,7 @@ def _instance(row: dict[str, Any], label: int, record: str, sizes: dict[Any, tup
     if isinstance(mask, list) and not mask:  # a box alone: its rectangle is the mask
         x1, y1, x2, y2 = box
         mask = [np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])]
-    return Instance(label, box, mask, bool(row.get("iscrowd", 0)), record)
+    return Instance(label, box, mask, bool(row.get("iscrowd", 0)), record, row.get("area"))
 
 
 def shape_box(mask: Polygons | dict[str, Any]) -> tuple[float, float, float, float]:

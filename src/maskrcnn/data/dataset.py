@@ -30,6 +30,7 @@ class Instance:
             ``{"size": [h, w], "counts": list, str or bytes}``. Decoded when asked for
     crowd : a region of many objects that are not told apart
     key   : where it stands in its annotation file, for messages
+    area  : pixels, as annotated; None takes those of the mask. COCO's evaluation sorts objects by it
     """
 
     label: int
@@ -37,6 +38,7 @@ class Instance:
     mask: Polygons | dict[str, Any] = field(repr=False)
     crowd: bool = False
     key: str = ""
+    area: float | None = None
 
     def dense(self, size: Size) -> np.ndarray:
         """(h, w) bool of an image of that size, by the rasteriser of pycocotools; outside is cut off.
@@ -129,6 +131,7 @@ class Samples:
     format   : the format it was read from
     path     : the file or folder it was read from
     findings : what was wrong in the annotation files themselves, see `doctor`
+    category_ids : the number of each class in its annotation files, which results files use too
     """
 
     names: tuple[str, ...]
@@ -136,6 +139,7 @@ class Samples:
     format: str = ""
     path: Path | None = None
     findings: tuple[Finding, ...] = ()
+    category_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
