@@ -2,5 +2,6 @@
 
 from .evaluation import Evaluation, evaluate, evaluate_results
 from .metrics import Curves, Metrics
+from .report import lines, write_report
 
-__all__ = ["Curves", "Evaluation", "Metrics", "evaluate", "evaluate_results"]
+__all__ = ["Curves", "Evaluation", "Metrics", "evaluate", "evaluate_results", "lines", "write_report"]

@@ -12,19 +12,19 @@ from .matching import Found, Matches, Truth, overlaps
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How one image went at IoU 0.5 with the detections from a score on; labels as in the data set.
+    """How one image went at IoU 0.5 with the detections from a score on.
 
     index  : of the image in the data set
-    missed : labels of the objects that no detection found
-    false  : labels of the detections that are no object, or one that a better one had found
+    missed : row in `Truth` and label of each object that no detection found
+    false  : row in `Found` and label of each detection of nothing, or of what a better one had found
     """
 
     index: int
     image_id: int | str
     name: str
     hits: int
-    missed: tuple[int, ...]
-    false: tuple[int, ...]
+    missed: tuple[tuple[int, int], ...]
+    false: tuple[tuple[int, int], ...]
 
     @property
     def f1(self) -> float:
@@ -39,13 +39,16 @@ def image_score(
     """Count one image. Crowds are never missed, and what falls on them is not false."""
     kept = (matches.scores >= score) & ~matches.ignored[0, 0]
     hit = matches.hit[0, 0]
-    hits, false = matches.labels[kept & hit], matches.labels[kept & ~hit]
-    missed = np.bincount(truth.labels[~truth.crowd], minlength=1 + max(truth.labels, default=0))
-    np.subtract.at(missed, hits, 1)
+    missed = ~truth.crowd
+    missed[matches.partner[kept & hit]] = False
     return ImageScore(
-        index, image_id, name, len(hits), tuple(np.repeat(np.arange(len(missed)), missed).tolist()),
-        tuple(false.tolist()),
-    )  # fmt: skip
+        index,
+        image_id,
+        name,
+        int((kept & hit).sum()),
+        _rows(missed, truth.labels),
+        _rows(kept & ~hit, matches.labels),
+    )
 
 
 def worst_first(images: Sequence[ImageScore]) -> list[ImageScore]:
@@ -75,3 +78,7 @@ def confusion(found: Found, truth: Truth, score: float, classes: int) -> np.ndar
     np.add.at(table[classes], found.labels[free_d], 1)
     np.add.at(table[:, classes], truth.labels[free_g], 1)
     return table
+
+
+def _rows(chosen: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, int], ...]:
+    return tuple((i, int(labels[i])) for i in np.flatnonzero(chosen).tolist())

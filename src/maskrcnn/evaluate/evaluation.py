@@ -93,7 +93,7 @@ class Evaluation:
             "confusion": {"iou": 0.5, "columns": ["truth", "detection", "count"], "rows": table},
             "worst": [
                 {"image_id": one.image_id, "name": one.name, "f1": one.f1, "hits": one.hits,
-                 "missed": [self.names[i] for i in one.missed], "false": [self.names[i] for i in one.false]}
+                 "missed": [self.names[i] for _, i in one.missed], "false": [self.names[i] for _, i in one.false]}
                 for one in self.worst()
             ],
         }  # fmt: skip
@@ -179,11 +179,17 @@ def evaluate_results(
     rows: dict[Any, list[dict[str, Any]]] = {sample.image_id: [] for sample in samples}
     for row in content:
         if row["image_id"] not in rows:
-            raise ConfigError(f"{source}: want image ids of the data set, got {row['image_id']!r}; another split?")
+            raise ConfigError(
+                f"{source}: want image ids of the data set, got {row['image_id']!r}; another split?"
+            )
         if row["category_id"] not in label_of and names is dataset.names:
-            raise ConfigError(f"{source}: want category ids of the data set, {_listed(ids)}; got {row['category_id']}")
+            raise ConfigError(
+                f"{source}: want category ids of the data set, {_listed(ids)}; got {row['category_id']}"
+            )
         if "score" not in row or not ("bbox" in row or "segmentation" in row):
-            raise ConfigError(f"{source}: want score, and bbox or segmentation, in each row; got {sorted(row)}")
+            raise ConfigError(
+                f"{source}: want score, and bbox or segmentation, in each row; got {sorted(row)}"
+            )
         rows[row["image_id"]].append(row)
     pairs = ((sample, rows[sample.image_id]) for sample in samples)
     return _measure(pairs, dataset, names, label_of, ids, max_detections, source, None)
@@ -195,10 +201,10 @@ def _measure(
 ) -> Evaluation:  # fmt: skip
     samples, founds, truths, boxes, masks = [], [], [], [], []
     for sample, rows in detected:
-        found, truth = found_of(rows, label_of, sample), truth_of(sample)
-        boxes.append(match(found, truth, masks=False, max_detections=max_detections))
+        found, truth = found_of(rows, label_of, sample, max_detections), truth_of(sample)
+        boxes.append(match(found, truth, masks=False))
         if found.masks is not None:
-            masks.append(match(found, truth, masks=True, max_detections=max_detections))
+            masks.append(match(found, truth, masks=True))
         samples.append((sample.image_id, sample.name, sample.labelled is not None))
         founds.append(found)
         truths.append(truth)
@@ -288,4 +294,7 @@ def _listed(values: Sequence[Any], most: int = 8) -> str:
 def _text(rle: dict[str, Any]) -> dict[str, Any]:
     """Run lengths with counts that JSON can hold."""
     counts = rle["counts"]
-    return {"size": list(rle["size"]), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    return {
+        "size": list(rle["size"]),
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }

@@ -64,6 +64,7 @@ class Matches:
 
     labels, scores, rank : (d,); rank counts within the class, 0 for the best
     hit, ignored         : (areas, ious, d) bool; an ignored detection counts neither way
+    partner              : (d,) the object that each has at IoU 0.5, all areas; -1 for none
     truth_labels         : (g,)
     truth_ignored        : (areas, g) bool: crowds, and objects out of the area range
     """
@@ -73,6 +74,7 @@ class Matches:
     rank: np.ndarray
     hit: np.ndarray
     ignored: np.ndarray
+    partner: np.ndarray
     truth_labels: np.ndarray
     truth_ignored: np.ndarray
 
@@ -81,7 +83,9 @@ def truth_of(sample: Sample) -> Truth:
     """The annotations of an image; of classes that are not labelled in it there are none."""
     kept = [one for one in sample.instances if sample.labelled is None or one.label in sample.labelled]
     masks = tuple(run_lengths(one, sample.size) for one in kept)
-    areas = [float(coco_mask.area(m)) if one.area is None else one.area for one, m in zip(kept, masks, strict=True)]
+    areas = [
+        float(coco_mask.area(m)) if one.area is None else one.area for one, m in zip(kept, masks, strict=True)
+    ]
     boxes = np.array([one.box for one in kept], np.float64).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return Truth(
@@ -94,15 +98,17 @@ def run_lengths(instance: Instance, size: Size) -> RLE:
     """The mask as COCO's compressed run lengths, rasterised as pycocotools does."""
     mask = instance.mask
     if isinstance(mask, dict):
-        return coco_mask.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask  # type: ignore[no-any-return]
+        return coco_mask.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
     rings = [ring.astype(np.float64).reshape(-1).tolist() for ring in mask if len(ring) > 2]
     if not rings:
-        return coco_mask.encode(np.zeros(size, np.uint8, order="F"))  # type: ignore[no-any-return]
-    return coco_mask.merge(coco_mask.frPyObjects(rings, *size))  # type: ignore[no-any-return]
+        return coco_mask.encode(np.zeros(size, np.uint8, order="F"))
+    return coco_mask.merge(coco_mask.frPyObjects(rings, *size))
 
 
-def found_of(rows: Sequence[dict[str, Any]], label_of: dict[int, int], sample: Sample) -> Found:
-    """Rows of a COCO results file that belong to one image.
+def found_of(
+    rows: Sequence[dict[str, Any]], label_of: dict[int, int], sample: Sample, max_detections: int = 100
+) -> Found:
+    """Rows of a COCO results file that belong to one image, the best of each class.
 
     label_of : category id to the data set's label; other categories are left out, and so are classes that
                are not labelled in the image: there nobody can say whether they are right
@@ -120,11 +126,12 @@ def found_of(rows: Sequence[dict[str, Any]], label_of: dict[int, int], sample: S
     else:
         boxes = np.array([row["bbox"] for row in rows], np.float64)
         areas = boxes.reshape(-1, 4)[:, 2:].prod(1)
-    return Found(
+    found = Found(
         np.array([label_of[row["category_id"]] for row in rows], np.int64),
         np.array([row["score"] for row in rows], np.float64),
         np.asarray(boxes, np.float64).reshape(-1, 4), masks, np.asarray(areas, np.float64),
     )  # fmt: skip
+    return found[_ranks(found.labels) < max_detections]
 
 
 def overlaps(found: Found, truth: Truth, masks: bool) -> np.ndarray:
@@ -133,11 +140,11 @@ def overlaps(found: Found, truth: Truth, masks: bool) -> np.ndarray:
         return np.zeros((len(found.labels), len(truth.labels)))
     crowd = truth.crowd.astype(np.uint8).tolist()
     if masks:
-        return coco_mask.iou(list(found.masks or ()), list(truth.masks), crowd)  # type: ignore[no-any-return]
-    return coco_mask.iou(found.boxes, truth.boxes, crowd)  # type: ignore[no-any-return]
+        return coco_mask.iou(list(found.masks or ()), list(truth.masks), crowd)
+    return coco_mask.iou(found.boxes, truth.boxes, crowd)
 
 
-def match(found: Found, truth: Truth, *, masks: bool, max_detections: int = 100) -> Matches:
+def match(found: Found, truth: Truth, *, masks: bool) -> Matches:
     """COCO's matching of one image, by masks or by boxes.
 
     The best-scored detection chooses first: the object of its class that it overlaps most, by at least the
@@ -145,8 +152,6 @@ def match(found: Found, truth: Truth, *, masks: bool, max_detections: int = 100)
     detection too; crowds take any number. Detections that match nothing are ignored where their own area is
     out of the range. Source: pycocotools 2.0, COCOeval.evaluateImg.
     """
-    rank = _ranks(found.labels)
-    found, rank = found[rank < max_detections], rank[rank < max_detections]
     truth_ignored = truth.crowd | (truth.areas < _LOW[:, None]) | (truth.areas > _HIGH[:, None])
     partner = _assign(overlaps(found, truth, masks), found.labels, truth.labels, truth.crowd, truth_ignored,
                       np.minimum(IOUS, 1 - 1e-10))  # fmt: skip
@@ -155,7 +160,8 @@ def match(found: Found, truth: Truth, *, masks: bool, max_detections: int = 100)
     ignored = ~hit & beyond[:, None]
     for area, row in enumerate(truth_ignored):
         ignored[area] |= hit[area] & np.append(row, False)[partner[area]]
-    return Matches(found.labels, found.scores, rank, hit, ignored, truth.labels, truth_ignored)
+    return Matches(found.labels, found.scores, _ranks(found.labels), hit, ignored, partner[0, 0],
+                   truth.labels, truth_ignored)  # fmt: skip
 
 
 def _ranks(labels: np.ndarray) -> np.ndarray:
@@ -172,7 +178,7 @@ def _compressed(mask: Any, size: Size) -> RLE:
     if isinstance(mask, dict) and not isinstance(mask["counts"], list):
         return mask
     rle = coco_mask.frPyObjects(mask, *size)
-    return coco_mask.merge(rle) if isinstance(rle, list) else rle  # type: ignore[no-any-return]
+    return coco_mask.merge(rle) if isinstance(rle, list) else rle
 
 
 @njit(cache=True, nogil=True)

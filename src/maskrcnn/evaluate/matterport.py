@@ -71,7 +71,12 @@ def compute_ap(
     recalls = np.concatenate([[0], hits.astype(np.float32) / len(gt_match), [1]])
     precisions = np.maximum.accumulate(precisions[::-1])[::-1]
     steps = np.flatnonzero(recalls[:-1] != recalls[1:]) + 1
-    return float(np.sum((recalls[steps] - recalls[steps - 1]) * precisions[steps])), precisions, recalls, overlaps
+    return (
+        float(np.sum((recalls[steps] - recalls[steps - 1]) * precisions[steps])),
+        precisions,
+        recalls,
+        overlaps,
+    )
 
 
 def compute_ap_range(
@@ -83,7 +88,9 @@ def compute_ap_range(
     thresholds = IOUS if iou_thresholds is None else iou_thresholds
     aps = []
     for threshold in thresholds:
-        ap = compute_ap(gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask, threshold)[0]
+        ap = compute_ap(
+            gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask, threshold
+        )[0]
         if verbose:
             print(f"AP @{threshold:.2f}:\t {ap:.3f}")
         aps.append(ap)

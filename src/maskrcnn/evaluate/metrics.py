@@ -167,7 +167,9 @@ def curves_of(
     labels: np.ndarray, scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, truths: np.ndarray
 ) -> Curves:
     """Curves of each class and of all; arguments (d,), truths (k,) objects to find."""
-    rows = [_curve(scores[labels == i], right[labels == i], wrong[labels == i], n) for i, n in enumerate(truths)]
+    rows = [
+        _curve(scores[labels == i], right[labels == i], wrong[labels == i], n) for i, n in enumerate(truths)
+    ]
     rows.append(_curve(scores, right, wrong, truths.sum()))
     return Curves(*(np.stack(column) for column in zip(*rows, strict=True)))
 
