@@ -284,7 +284,7 @@ def evaluate(
     weights: Weights = None,
     config: ConfigFile = None,
     split: Annotated[
-        str | None, typer.Option(help="Which part of a folder that holds several: val, test, train, ...")
+        str, typer.Option(help="Which part of a folder that holds several: val, test, train, ...")
     ] = "val",
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of report.html, evaluation.json and results.json.")
@@ -312,8 +312,10 @@ def evaluate(
     from .data import open_dataset
 
     if results is not None and limit is not None:
-        raise ConfigError("--limit: want a model to run on fewer pictures, got --results; leave one of them out")
-    dataset = open_dataset(data, None if data.is_file() else split)
+        raise ConfigError(
+            "--limit: want a model to run on fewer pictures, got --results; leave one of them out"
+        )
+    dataset = open_dataset(data, split)
     if results is not None:
         done = measure.evaluate_results(results, dataset, max_detections=max_detections)
     else:

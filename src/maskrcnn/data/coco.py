@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import Instance, Polygons, Sample, Samples, decode, mask_box
-from .files import picture_size
+from ..output import coco_categories
+from ..records import Size
+from .dataset import Dataset, Instance, Polygons, Sample, Samples
+from .files import PictureFinder, export_pictures, picture_size, write_json
 from .findings import Finding
+from .outlines import outline_box, rectangle, run_lengths
 
 
 def read_coco(path: Path, content: dict[str, Any]) -> Samples:
@@ -21,7 +24,11 @@ def read_coco(path: Path, content: dict[str, Any]) -> Samples:
     """
     categories = sorted(content.get("categories", []), key=lambda row: row["id"])
     label_of = {row["id"]: i for i, row in enumerate(categories)}
-    findings = list(_duplicates(path, content))
+    findings = _duplicates(path, content)
+    ids = [row["id"] for row in categories]
+    if ids and ids != list(range(ids[0], ids[0] + len(ids))):
+        findings.append(Finding("class gaps", f"category ids {ids[0]}..{ids[-1]} have gaps; they are numbered by place",
+                                path, "categories", "id"))  # fmt: skip
     known = {row["id"] for row in content["images"]}
     rows: dict[Any, list[Instance]] = defaultdict(list)
     sizes = {row["id"]: (row.get("height"), row.get("width")) for row in content["images"]}
@@ -35,7 +42,7 @@ def read_coco(path: Path, content: dict[str, Any]) -> Samples:
                                     path, record, "category_id", "stops"))  # fmt: skip
         else:
             rows[row["image_id"]].append(_instance(row, label_of[row["category_id"]], record, sizes))
-    finder = _Finder(path)
+    finder = PictureFinder(path.resolve().parent, path.stem.removeprefix("instances_"))
     samples = []
     for row in content["images"]:
         file = finder(row["file_name"])
@@ -58,21 +65,15 @@ def _instance(row: dict[str, Any], label: int, record: str, sizes: dict[Any, tup
         x, y, w, h = map(float, row["bbox"])
         box = x, y, x + w, y + h
     else:
-        box = shape_box(mask)
+        box = outline_box(mask)
     if isinstance(mask, list) and not mask:  # a box alone: its rectangle is the mask
-        x1, y1, x2, y2 = box
-        mask = [np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])]
+        mask = [rectangle(*box)]
     return Instance(label, box, mask, bool(row.get("iscrowd", 0)), record, row.get("area"))
 
 
-def shape_box(mask: Polygons | dict[str, Any]) -> tuple[float, float, float, float]:
-    """xyxy around polygons or run lengths; zeros where there is nothing."""
-    if isinstance(mask, dict):
-        return mask_box(decode(mask, tuple(mask["size"]))) or (0.0, 0.0, 0.0, 0.0)
-    if not sum(map(len, mask)):
-        return 0.0, 0.0, 0.0, 0.0
-    points = np.concatenate(mask)
-    return (*map(float, points.min(0)), *map(float, points.max(0)))  # type: ignore[return-value]
+def is_coco(content: Any) -> bool:
+    """Whether this json is a COCO file of instances (captions have no categories)."""
+    return isinstance(content, dict) and isinstance(content.get("images"), list) and "categories" in content
 
 
 def _size(row: dict[str, Any], file: Path) -> tuple[int, int]:
@@ -97,20 +98,33 @@ def _duplicates(path: Path, content: dict[str, Any]) -> list[Finding]:
     return found
 
 
-class _Finder:
-    """Where a json's pictures are: the folder in which one was found is tried first for the next."""
+def write_coco(dataset: Dataset, folder: Path) -> None:
+    """annotations.json and images; nothing is lost. Reads in pycocotools and everything that uses it."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i, (sample, file) in enumerate(export_pictures(dataset, folder / "images"), start=1):
+        image_id = sample.image_id if isinstance(sample.image_id, int) else i
+        h, w = sample.size
+        partial = (
+            {}
+            if sample.labelled is None
+            else {"annotated_category_ids": [c + 1 for c in sorted(sample.labelled)]}
+        )
+        images.append({"id": image_id, "file_name": file.name, "height": h, "width": w, **partial})
+        for one in sample.instances:
+            x1, y1, x2, y2 = one.box
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": image_id, "category_id": one.label + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": int(one.dense(sample.size).sum()),
+                "iscrowd": int(one.crowd), "segmentation": _segmentation(one, sample.size),
+            })  # fmt: skip
+    tables = {"images": images, "categories": coco_categories(dataset.names), "annotations": annotations}
+    write_json(folder / "annotations.json", tables)
 
-    def __init__(self, json: Path) -> None:
-        beside = json.resolve().parent
-        stem = json.stem.removeprefix("instances_")
-        self.folders = [
-            beside, beside / "images", beside.parent, beside.parent / "images", beside / stem, beside.parent / stem,
-            beside / "images" / stem, beside.parent / "images" / stem,
-        ]  # fmt: skip
 
-    def __call__(self, name: str) -> Path:
-        for i, folder in enumerate(self.folders):
-            if (folder / name).is_file():
-                self.folders.insert(0, self.folders.pop(i))
-                return folder / name
-        return self.folders[0] / name
+def _segmentation(one: Instance, size: Size) -> Any:
+    if isinstance(one.mask, dict):
+        counts = one.mask["counts"]
+        return {**one.mask, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    # pycocotools wants run lengths for crowds
+    return run_lengths(one.dense(size)) if one.crowd else [ring.reshape(-1).tolist() for ring in one.mask]

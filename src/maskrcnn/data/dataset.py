@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from ..errors import ConfigError
+from ..errors import DataError
 from ..records import Image, Size, Target
 from .findings import Finding
 
 Polygons = list[np.ndarray]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Instance:
     """
 
     label: int
-    box: tuple[float, float, float, float]
+    box: Box
     mask: Polygons | dict[str, Any] = field(repr=False)
     crowd: bool = False
     key: str = ""
@@ -43,7 +44,7 @@ class Instance:
     def dense(self, size: Size) -> np.ndarray:
         """(h, w) bool of an image of that size, by the rasteriser of pycocotools; outside is cut off.
 
-        Raises ConfigError for run lengths of another size.
+        Raises DataError for run lengths of another size.
         """
         return decode(self.mask, size, self.key)
 
@@ -104,7 +105,7 @@ class Sample:
         if self.labelled is None:
             return None
         if self.labelled and max(self.labelled) >= self.classes:
-            raise ConfigError(
+            raise DataError(
                 f"{self.name}: want class indices below {self.classes} in labelled, got {max(self.labelled)}; "
                 "set Sample.classes to the number of classes"
             )
@@ -153,7 +154,7 @@ def decode(mask: Polygons | dict[str, Any], size: Size, key: str = "") -> np.nda
     h, w = size
     if isinstance(mask, dict):
         if tuple(mask["size"]) != (h, w):
-            raise ConfigError(f"{key}: want run lengths of size {[h, w]}, got {list(mask['size'])}")
+            raise DataError(f"{key}: want run lengths of size {[h, w]}, got {list(mask['size'])}")
         rle = coco_mask.frPyObjects(mask, h, w) if isinstance(mask["counts"], list) else mask
         return coco_mask.decode(rle).astype(bool)
     rings = [ring.astype(np.float64).reshape(-1).tolist() for ring in mask if len(ring) > 2]
@@ -162,7 +163,7 @@ def decode(mask: Polygons | dict[str, Any], size: Size, key: str = "") -> np.nda
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, h, w))).astype(bool)
 
 
-def mask_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
+def mask_box(mask: np.ndarray) -> Box | None:
     """xyxy of the pixels of a (h, w) mask, ends exclusive; None where it has none."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     if not len(rows):
@@ -179,7 +180,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
 
     Formats: COCO json, VIA 1.x and 2.x json, a folder of LabelMe json, YOLO segmentation (data.yaml), PASCAL
     VOC, instance PNGs (PNGImages and PedMasks, or a folder ``images`` and ``masks`` for each picture).
-    Raises ConfigError where nothing known is found, or the split is not there.
+    Raises DataError where nothing known is found, or the split is not there.
     """
     from .recognise import recognise
 
