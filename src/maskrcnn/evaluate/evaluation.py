@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..data import Dataset, Sample
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, DataError, ImageError
 from ..inputs import read_ahead
 from ..jobs import Step
 from ..model import MaskRCNN
@@ -161,7 +161,7 @@ def evaluate_results(
               both. A file with ``images`` and ``categories``, as `maskrcnn predict` writes, goes by file and
               class names; a bare list by the ids of the annotation file (1..k where that has none)
 
-    Images without rows count as without detections. Raises ConfigError for rows of an image or category that
+    Images without rows count as without detections. Raises DataError for rows of an image or category that
     is not there, and for rows without what is measured.
     """
     source = str(results) if isinstance(results, (str, Path)) else "results"
@@ -179,15 +179,15 @@ def evaluate_results(
     rows: dict[Any, list[dict[str, Any]]] = {sample.image_id: [] for sample in samples}
     for row in content:
         if row["image_id"] not in rows:
-            raise ConfigError(
+            raise DataError(
                 f"{source}: want image ids of the data set, got {row['image_id']!r}; another split?"
             )
         if row["category_id"] not in label_of and names is dataset.names:
-            raise ConfigError(
+            raise DataError(
                 f"{source}: want category ids of the data set, {_listed(ids)}; got {row['category_id']}"
             )
         if "score" not in row or not ("bbox" in row or "segmentation" in row):
-            raise ConfigError(
+            raise DataError(
                 f"{source}: want score, and bbox or segmentation, in each row; got {sorted(row)}"
             )
         rows[row["image_id"]].append(row)
@@ -283,7 +283,7 @@ def _image_named(file_name: str, samples: Sequence[Sample]) -> int | str:
         if path is not None and path.parts[-len(parts) :] == parts:
             fits.append(sample.image_id)
     if len(fits) != 1:
-        raise ConfigError(f"results: want one image of the data set named {file_name}, got {len(fits)}")
+        raise DataError(f"results: want one image of the data set named {file_name}, got {len(fits)}")
     return fits[0]
 
 
