@@ -279,7 +279,10 @@ def explain(
 @app.command()
 def evaluate(
     data: Annotated[
-        Path, typer.Argument(help="An annotation file or a folder, of any known format.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="DATA", help="An annotation file or a folder of any known format.", show_default=False
+        ),
     ],
     weights: Weights = None,
     config: ConfigFile = None,

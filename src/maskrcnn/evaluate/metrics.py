@@ -20,7 +20,7 @@ class Curves:
     """Precision, recall and F1 of what is kept above a score, at IoU 0.5.
 
     precision, recall : (classes, 101), at the scores 0, 0.01, ... 1; precision is 1 where nothing is kept
-    threshold         : (classes,) the score to keep from, where F1 is greatest; nan without detections
+    threshold         : (classes,) the score to keep from, where F1 is greatest; nan where no detection is right
     best              : (classes,) that greatest F1
     The last row is all classes pooled: every object counts the same, and so does every false detection, also of
     classes that have no object.
@@ -186,6 +186,8 @@ def _curve(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, count: int)
     f1 = 2 * true / (true + false + count)
     f1[1:-1][scores[:-1] == scores[1:]] = -1  # no threshold falls between equal scores
     best = int(f1[1:].argmax()) + 1
+    if not true[best]:
+        return precision[kept], recall[kept], np.nan, 0.0
     # halfway to the next score, so that neither > nor >= changes what is kept
     threshold = (scores[best - 1] + (scores[best] if best < len(scores) else 0)) / 2
     return precision[kept], recall[kept], threshold, f1[best]
