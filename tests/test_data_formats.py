@@ -57,7 +57,7 @@ def coco(annotations: list[dict[str, Any]], **image: Any) -> dict[str, Any]:
 def test_coco_polygons_run_lengths_crowds_and_boxes(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.png")
     plain = {"size": [10, 20], "counts": [3, 2, 195]}  # column 0, rows 3 and 4
-    compressed = {"size": [10, 20], "counts": "32S6"}  # the same numbers; 195 = 0b110_00011: 'S6'
+    compressed = {"size": [10, 20], "counts": "32S6"}  # 195 is 6 * 32 + 3: chr(48 + 32 + 3), chr(48 + 6)
     rows = [
         {"category_id": 9, "bbox": [2, 3, 4, 5], "segmentation": [[v for point in SQUARE for v in point]]},
         {"category_id": 4, "bbox": [0, 3, 1, 2], "segmentation": plain},
@@ -108,7 +108,7 @@ def test_coco_contradictions_are_findings(tmp_path: Path) -> None:
         found["unknown category"].cure == "stops" and found["unknown category"].record == "annotations id 0"
     )
     assert found["annotation without image"].cure == "drops"
-    assert found["duplicate id"].record == "categories id 9" and found["duplicate id"].cure == "stops"
+    assert found["duplicate id"].record == "categories id 4" and found["duplicate id"].cure == "stops"
     assert found["class gaps"].cure == "none"
 
 

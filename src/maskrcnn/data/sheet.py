@@ -15,7 +15,7 @@ from .dataset import Dataset, Sample
 def draw_annotations(sample: Sample, names: Sequence[str], longest: int = 360) -> np.ndarray:
     """The picture with masks, boxes and class names, (h, w, 3) uint8, no side above ``longest``.
 
-    Each class has its colour; crowds are hatched.
+    Each class has its colour, and its name if there are several; crowds are hatched.
     """
     pixels = as_rgb(sample.read().pixels)
     factor = min(longest / max(pixels.shape[:2]), 1.0)
@@ -33,7 +33,7 @@ def draw_annotations(sample: Sample, names: Sequence[str], longest: int = 360) -
         cv2.drawContours(canvas, rings, -1, ink, 1, cv2.LINE_AA)
         x1, y1, x2, y2 = (float(v * factor) for v in one.box)
         cv2.rectangle(canvas, (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1), ink, 1)
-        if not one.crowd:
+        if not one.crowd and len(names) > 1:
             labels.append(Label(names[one.label], names[one.label], (x1, y1, x2, y2), ink))
     draw_labels(canvas, labels[::-1][:12], 10, None)
     return canvas
@@ -46,11 +46,10 @@ def choose(dataset: Dataset, count: int) -> list[int]:
         for label in {one.label for one in dataset[i].instances}:
             where.setdefault(label, []).append(i)
     rare = [images[len(images) // 2] for images in sorted(where.values(), key=len)]
-    even = (
-        np.linspace(0, max(len(dataset) - 1, 0), count).round().astype(int).tolist() if len(dataset) else []
-    )
-    half = list(dict.fromkeys(rare))[: count // 2]
-    return sorted(list(dict.fromkeys([*half, *even]))[:count])
+    shown = list(dict.fromkeys(rare))[: count // 2]
+    rest = [i for i in range(len(dataset)) if i not in set(shown)]
+    even = np.linspace(0, len(rest) - 1, min(count - len(shown), len(rest))).round().astype(int)
+    return sorted([*shown, *(rest[i] for i in even.tolist())])
 
 
 def _area(box: Sequence[float]) -> float:
