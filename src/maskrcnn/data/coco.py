@@ -83,9 +83,9 @@ def _size(row: dict[str, Any], file: Path) -> tuple[int, int]:
 
 
 def _duplicates(path: Path, content: dict[str, Any]) -> list[Finding]:
-    """Ids that are there twice, table by table."""
+    """Ids that are there twice; those of images are looked at by `check`."""
     found = []
-    for table in ("images", "annotations", "categories"):
+    for table in ("annotations", "categories"):
         counts = Counter(row.get("id") for row in content.get(table, []))
         cure = (
             "none" if table == "annotations" else "stops"

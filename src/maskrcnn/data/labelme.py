@@ -40,7 +40,8 @@ def read_labelme(files: Iterable[Path], folder: Path, others: Iterable[Path] = (
     """LabelMe files, one for each picture.
 
     Shapes of one label and one ``group_id`` are one instance. A line is 10 pixels wide and a point has
-    a radius of 5, as in LabelMe. Classes are in the order of a ``labels.txt``, else by name; those of ``others`` are among them.
+    a radius of 5, as in LabelMe. Classes are in the order of a ``labels.txt``, else by
+    name; those of ``others`` are among them.
     """
     contents = {file: read_json(file) for file in files}
     used = {str(s["label"]) for c in (*contents.values(), *map(read_json, others)) for s in c["shapes"]}

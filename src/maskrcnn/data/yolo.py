@@ -34,9 +34,8 @@ def read_yolo(yaml: Path, split: str | None) -> Samples:
     numbers = sorted(numbered)
     findings: list[Finding] = []
     if numbers != list(range(len(numbers))):
-        findings.append(
-            Finding("class gaps", f"class numbers {_short(numbers)} are renumbered from 0", yaml, key="names")
-        )
+        detail = f"class numbers {numbers[0]}..{numbers[-1]} have gaps; they are numbered by place"
+        findings.append(Finding("class gaps", detail, yaml, key="names"))
     label_of = {number: i for i, number in enumerate(numbers)}
     samples = []
     for file in _pictures(yaml, said, split):
