@@ -284,6 +284,7 @@ class Finder(MaskRCNN):
         self.finds, self.asked = finds, []  # type: ignore[var-annotated]
 
     def predict_images(self, images: Any, **options: Any) -> list[Result]:
+        assert not self.training
         self.asked.append((len(images), options))
         finds = [
             f for f in self.finds if options["classes"] is None or self.names[f[0]] in options["classes"]
@@ -318,6 +319,13 @@ def test_images_stream_in_batches_and_the_limit_holds() -> None:
     assert done.speed is not None and done.speed > 0
     with pytest.raises(MaskRCNNError, match="at least one image"):
         evaluate(model, data())
+
+
+def test_a_model_in_training_is_one_again_afterwards() -> None:
+    model = Finder(("cat",), (0, 0.9, (0, 0, 50, 50))).train()
+    model.backbone.eval()  # frozen
+    evaluate(model, data(sample(1, thing(0, 0, 0, 50, 50))))
+    assert model.training and model.fpn.training and not model.backbone.training
 
 
 def test_a_picture_of_another_size_is_refused() -> None:

@@ -127,9 +127,9 @@ def evaluate(
     limit          : only so many images, the first
     progress       : called after each image
 
-    Classes are matched by name, see `Evaluation`. In an image where only some classes are labelled only those
-    are evaluated. Raises ConfigError where no class name agrees, or there is no image, ImageError for a
-    picture that cannot be read or is not of the annotated size.
+    A model in training is one again afterwards. Classes are matched by name, see `Evaluation`. In an image
+    where only some classes are labelled only those are evaluated. Raises ConfigError where no class name
+    agrees, or there is no image, ImageError for a picture that cannot be read or is not of the annotated size.
     """
     count = len(dataset) if limit is None else min(limit, len(dataset))
     ids = _category_ids(dataset)
@@ -153,7 +153,13 @@ def evaluate(
             progress(Step(sample.name, len(rows), None, done, count))
             yield sample, [{**row, "category_id": number[row["category_id"]]} for row in rows]
 
-    return _measure(detected(), dataset, model.names, label_of, ids, max_detections, model.source, timer)
+    training = [module for module in model.modules() if module.training]
+    model.eval()  # else batch normalisation would learn from these images
+    try:
+        return _measure(detected(), dataset, model.names, label_of, ids, max_detections, model.source, timer)
+    finally:
+        for module in training:
+            module.training = True
 
 
 def evaluate_results(

@@ -99,12 +99,16 @@ class Metrics:
         return self.summary()["ap75"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, None for nan: the summary, and every class that has objects."""
+        """Plain values for JSON, None for nan: the summary, the pooled curves, every class that has objects."""
         measures: tuple[Measure, ...] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")
         columns: dict[str, np.ndarray] = {m: self.of_classes(m) for m in measures}
         columns |= {"threshold": self.curves.threshold, "f1": self.curves.best}
         return {
             **{name: plain(value) for name, value in self.summary().items()},
+            "curves": {
+                "score": CONFIDENCES.round(2).tolist(),
+                **{c: [plain(v) for v in getattr(self.curves, c)[-1]] for c in ("precision", "recall", "f1")},
+            },
             "classes": {
                 name: {"objects": int(self.truths[0, i])} | {m: plain(c[i]) for m, c in columns.items()}
                 for i, name in enumerate(self.names)

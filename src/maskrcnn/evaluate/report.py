@@ -203,12 +203,13 @@ def _classes(evaluation: Evaluation) -> str:
             rows.append([
                 escape(name), str(best.truths[0, i]), *(meter(c[i]) for c in columns), meter(box[i]),
                 _score(best.curves.threshold[i]), _score(best.curves.best[i]),
-                spark(best.precision[0, :, i], f"{name}: precision over recall at IoU 0.5"),
+                spark(best.precision[0, :, i], f"{name}: precision over recall"),
+                spark(best.curves.f1[i], f"{name}: F1 over the score"),
             ])  # fmt: skip
-    head = ["class", "objects", *measures.values(), "box AP", "best score", "its F1", "curve"]
+    head = ["class", "objects", *measures.values(), "box AP", "best score", "its F1", "PR curve", "F1 curve"]
     lead = (
         f"By {_kind(evaluation)}s, in percent. Below {_ENOUGH} objects a number is mostly chance. The best score is "
-        "the one with the greatest F1; the curve is precision over recall at an IoU of 0.5."
+        "the one with the greatest F1; the curves are precision over recall and F1 over the score at an IoU of 0.5."
     )
     return f'<p>{lead}</p><div class="tall">{table(head, rows, "Choose a column to sort by it.")}</div>'
 
