@@ -98,6 +98,13 @@ def test_coco_pictures_lie_above_the_json(tmp_path: Path) -> None:
     assert open_dataset(file)[0].read().size == (10, 20)
 
 
+def test_coco_rows_without_their_keys(tmp_path: Path) -> None:
+    content = coco([])
+    del content["images"][0]["file_name"]
+    with pytest.raises(DataError, match=r"want id and file_name in every row of images.*row 0"):
+        open_dataset(dump(tmp_path / "x.json", content))
+
+
 def test_coco_contradictions_are_findings(tmp_path: Path) -> None:
     content = coco(
         [{"category_id": 5, "bbox": [0, 0, 1, 1]}, {"category_id": 4, "bbox": [0, 0, 1, 1], "image_id": 8}]
@@ -217,6 +224,19 @@ def test_labelme_reads_all_shapes(tmp_path: Path) -> None:
     wanted[6, 5] = False
     np.testing.assert_array_equal(mask.dense(size), wanted)
     assert mask.box == (4, 6, 6, 8)
+
+
+def test_labelme_shapes_that_are_not_whole_stop(tmp_path: Path) -> None:
+    shapes = [
+        {"label": "nut", "points": p, "shape_type": t} for t, p in (("circle", [[1, 1]]), ("cube", SQUARE))
+    ]
+    file = dump(
+        tmp_path / "a.json", {"shapes": shapes, "imagePath": "a.png", "imageHeight": 9, "imageWidth": 9}
+    )
+    found = open_dataset(file).findings  # type: ignore[attr-defined]
+    assert [(f.kind, f.record, f.cure) for f in found] == [
+        ("unknown shape", "shapes 0", "stops"), ("unknown shape", "shapes 1", "stops"),
+    ]  # fmt: skip
 
 
 def test_labelme_picture_inside_the_json(tmp_path: Path) -> None:

@@ -151,9 +151,9 @@ def copy_paste(
     if not chosen.any():
         return pixels, target
     pasted = their_target.masks[chosen]
-    cover = pasted.any(0)
+    cover = np.logical_or.reduce(pasted.numpy(), axis=0)
     masks = target.masks.numpy()
-    left, crowds = masks & ~cover.numpy(), target.crowds.numpy()
+    left, crowds = masks & ~cover, target.crowds.numpy()
     kept = geo.rebuild(target, left, masks.sum((1, 2)), crowds, recipe.min_visible, recipe.min_area)
     both = Target(
         torch.cat((kept.boxes, their_target.boxes[chosen])),
@@ -162,7 +162,7 @@ def copy_paste(
         kept.crowds,
         target.labelled,
     )
-    return np.where(cover.numpy()[..., None], theirs, pixels), both
+    return np.where(cover[..., None], theirs, pixels), both
 
 
 def _move(pixels: np.ndarray, target: Target, recipe: Recipe, rng: np.random.Generator) -> Pair:

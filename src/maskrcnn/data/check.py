@@ -73,6 +73,7 @@ def check(dataset: Dataset, decode: bool) -> tuple[Samples, tuple[Finding, ...],
 def check_instances(sample: Sample, classes: int, findings: list[Finding]) -> Sample:
     """The sample with boxes clipped to the image, and without instances that cannot be learnt from."""
     kept: list[Instance] = []
+    seen: dict[Any, list[Instance]] = defaultdict(list)
     for number, one in enumerate(sample.instances):
 
         def note(
@@ -84,9 +85,11 @@ def check_instances(sample: Sample, classes: int, findings: list[Finding]) -> Sa
         if not 0 <= one.label < classes:
             note("unknown category", f"want a class index below {classes}, got {one.label}", "label", "stops")
             continue
-        if any(_same(one, other) for other in kept):
+        alike = seen[one.box, one.label, one.crowd]
+        if any(_same_mask(one, other) for other in alike):
             note("duplicate instance", "the same box and mask are there before", "", "drops")
             continue
+        alike.append(one)
         good = _solid_box(one, sample.size, note)
         if good is not None and _solid_mask(good, sample.size, note):
             kept.append(good)
@@ -189,11 +192,9 @@ def _solid_mask(one: Instance, size: Size, note: Note) -> bool:
     return True
 
 
-def _same(one: Instance, other: Instance) -> bool:
-    if one.box != other.box or one.label != other.label or one.crowd != other.crowd:
-        return False
+def _same_mask(one: Instance, other: Instance) -> bool:
     if isinstance(one.mask, dict) or isinstance(other.mask, dict):
-        return one.mask == other.mask if isinstance(one.mask, type(other.mask)) else False
+        return type(one.mask) is type(other.mask) and one.mask == other.mask
     return len(one.mask) == len(other.mask) and all(map(np.array_equal, one.mask, other.mask))
 
 

@@ -23,21 +23,16 @@ def adjust(
     saturation : factor of the distance from grey, 0 is grey; for 3 channels only, as is hue
     hue        : turn in degrees
     """
-    channels = pixels.shape[2]
-    mix = np.eye(channels)
-    if channels == 3:
-        a = np.deg2rad(hue)
-        turn = np.array([[1, 0, 0], [0, saturation * np.cos(a), -saturation * np.sin(a)],
-                         [0, saturation * np.sin(a), saturation * np.cos(a)]])  # fmt: skip
-        mix = np.linalg.inv(_YIQ) @ turn @ _YIQ
-    mean = pixels.reshape(-1, channels).mean(0, dtype=np.float64)
-    middle = mix @ mean
-    gain = brightness * contrast * mix
-    offset = brightness * (1 - contrast) * np.full(channels, middle.mean())
-    moved = pixels.reshape(-1, channels).astype(np.float32) @ gain.T.astype(np.float32) + offset.astype(
-        np.float32
-    )
-    return _as(moved.reshape(pixels.shape), pixels)
+    gain = brightness * contrast
+    mean = np.array(cv2.mean(pixels)[:3]) if pixels.shape[2] == 3 else pixels.mean(dtype=np.float64)
+    if pixels.shape[2] != 3:
+        return _as(pixels * np.float32(gain) + np.float32(brightness * (1 - contrast) * mean), pixels)
+    a = np.deg2rad(hue)
+    turn = np.array([[1, 0, 0], [0, saturation * np.cos(a), -saturation * np.sin(a)],
+                     [0, saturation * np.sin(a), saturation * np.cos(a)]])  # fmt: skip
+    mix = np.linalg.inv(_YIQ) @ turn @ _YIQ
+    offset = np.full(3, brightness * (1 - contrast) * (mix @ mean).mean())
+    return _as(cv2.transform(pixels, np.column_stack((gain * mix, offset))), pixels)
 
 
 def noise(pixels: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
@@ -66,6 +61,8 @@ def full_range(pixels: np.ndarray) -> float:
 
 def _as(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Back to the dtype and range of the picture that they come from."""
+    if values.dtype == like.dtype and np.issubdtype(like.dtype, np.integer):
+        return values
     if np.issubdtype(like.dtype, np.integer):
         return np.rint(values.clip(0, full_range(like))).astype(like.dtype)
     low = min(0.0, float(like.min())) if like.size else 0.0

@@ -60,11 +60,11 @@ def read_labelme(files: Iterable[Path], folder: Path, others: Iterable[Path] = (
         instances = []
         for (label, _), members in groups.items():
             record = f"shapes {', '.join(map(str, members))}"
-            masks = [_outline(content["shapes"][i], (height, width)) for i in members]
+            masks = [_read_shape(content["shapes"][i], (height, width)) for i in members]
             known = [mask for mask in masks if mask is not None]
             if len(known) < len(masks):
                 got = ", ".join(repr(content["shapes"][i].get("shape_type")) for i in members)
-                findings.append(Finding("unknown shape", f"want one of {', '.join(_SHAPES)}, got {got}",
+                findings.append(Finding("unknown shape", f"want a whole {', '.join(_SHAPES)}, got {got}",
                                         file, record, "shape_type", "stops"))  # fmt: skip
             else:
                 mask = _union(known, (height, width))
@@ -94,8 +94,15 @@ def write_labelme(dataset: Dataset, folder: Path) -> None:
         })  # fmt: skip
 
 
+def _read_shape(shape: dict[str, Any], size: Size) -> Polygons | dict[str, Any] | None:
+    """None for a shape of an unknown type, or without its points."""
+    try:
+        return _outline(shape, size)
+    except (KeyError, IndexError, TypeError, ValueError, OSError):
+        return None
+
+
 def _outline(shape: dict[str, Any], size: Size) -> Polygons | dict[str, Any] | None:
-    """None for a shape of an unknown type."""
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
     kind = shape.get("shape_type") or "polygon"  # old files have none
     if kind == "polygon":
