@@ -228,8 +228,9 @@ ROOMS = [
     {"config", "records", "files"},
     {"inputs"},
     {"model"},
-    {"weights", "output", "train", "explain", "engines"},
+    {"weights", "output", "data", "explain"},
     {"jobs"},
+    {"evaluate", "train", "serve"},
     {"cli", "__init__", "__main__"},
 ]
 

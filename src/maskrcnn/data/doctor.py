@@ -184,7 +184,7 @@ def _numbers(values: tuple[float, ...], digits: int = 1) -> str:
 
 def write_report(report: Report, path: str | Path) -> Path:
     """The report as one HTML page that needs nothing else, with drawn annotations and histograms."""
-    from ..output.atomic import write_text
+    from ..files import write_text
     from .doctor_page import page  # drawing is not wanted by training
 
     return write_text(Path(path), page(report))

@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 
 from ..errors import DataError, ImageError
+from ..files import write_text
 from ..inputs.sources import SUFFIXES
-from ..output.atomic import write_text
 from ..output.files import write_picture
 from ..records import Size
 from .dataset import Dataset, Sample

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..files import write_text
 from ..inputs.sources import SUFFIXES
-from ..output.atomic import write_text
 from .dataset import Dataset, Instance, Sample, Samples
 from .files import export_pictures, picture_size
 from .findings import Finding
