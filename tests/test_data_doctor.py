@@ -48,6 +48,8 @@ FAULTS = [
      {"bbox": [2, 3, 4, 5], "segmentation": {"size": [10, 20], "counts": [200]}}),
     ("wrong mask size", "stops", "segmentation",
      {"bbox": [2, 3, 4, 5], "segmentation": {"size": [20, 10], "counts": [5, 195]}}),
+    ("wrong mask size", "stops", "segmentation",
+     {"bbox": [2, 3, 4, 5], "segmentation": {"size": [10, 20], "counts": [5, 196]}}),
     ("mask outside image", "drops", "segmentation",
      {"bbox": [2, 3, 4, 5], "segmentation": [[30, 3, 36, 3, 36, 8]]}),
     ("box is not the mask's", "none", "bbox", {"bbox": [2, 3, 15, 7], "segmentation": [SQUARE]}),
@@ -71,6 +73,13 @@ def test_faults_of_annotations(tmp_path: Path, kind: str, cure: str, key: str, r
             report.raise_if_stopped()
     else:
         report.raise_if_stopped()
+
+
+def test_of_several_polygons_the_broken_one_goes(tmp_path: Path) -> None:
+    row = {"bbox": [2, 3, 4, 5], "segmentation": [SQUARE, [1, 1, 2, 2]]}
+    data, report = repair(open_dataset(coco(tmp_path, [row])))
+    assert [f.kind for f in report.findings] == ["short polygon", "class without instances"]
+    assert [len(ring) for ring in data[0].instances[0].mask] == [4]
 
 
 def test_duplicates_empty_images_and_unused_classes(tmp_path: Path) -> None:

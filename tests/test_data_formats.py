@@ -333,6 +333,16 @@ def test_one_mask_file_for_each_instance(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "val")[0].instances == ()
 
 
+def test_a_split_that_is_not_there_is_no_silent_fallback(tmp_path: Path) -> None:
+    picture(tmp_path / "m/f00/images/f00.png")
+    dump(tmp_path / "l/a.json", {"shapes": [], "imagePath": "a.png", "imageHeight": 9, "imageWidth": 9})
+    dump(tmp_path / "c/instances_train.json", coco([]))
+    for path in (tmp_path / "m", tmp_path / "l", tmp_path / "c", tmp_path / "c/instances_train.json"):
+        assert len(open_dataset(path)) == 1
+        with pytest.raises(DataError, match="val"):
+            open_dataset(path, "val")
+
+
 def test_what_is_not_known_is_an_error_that_lists_what_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="LabelMe"):
         open_dataset(tmp_path)

@@ -83,7 +83,8 @@ def augment(
 ) -> Pair:
     """One random variant of a picture and its annotations.
 
-    pixels : (h, w, c) uint8, uint16 or float32, any number of channels
+    pixels : (h, w, c) uint8, uint16 or float32, any number of channels; where grey and RGB pictures are mixed, brought
+             to those of the model first (`maskrcnn.inputs.to_channels`)
     target : its annotations; masks of the same (h, w)
     other  : gives a second sample, for copy-paste; called only where it is to happen
 

@@ -91,8 +91,9 @@ def check_instances(sample: Sample, classes: int, findings: list[Finding]) -> Sa
             continue
         alike.append(one)
         good = _solid_box(one, sample.size, note)
-        if good is not None and _solid_mask(good, sample.size, note):
-            kept.append(good)
+        whole = None if good is None else _solid_mask(good, sample.size, note)
+        if whole is not None:
+            kept.append(whole)
     return replace(sample, instances=tuple(kept))
 
 
@@ -160,36 +161,54 @@ def _solid_box(one: Instance, size: Size, note: Note) -> Instance | None:
     return replace(one, box=box)
 
 
-def _solid_mask(one: Instance, size: Size, note: Note) -> bool:
-    """Whether the mask covers something; without decoding it."""
+def _solid_mask(one: Instance, size: Size, note: Note) -> Instance | None:
+    """The instance with those of its polygons that have an area; None where the mask covers nothing. Not decoded."""
     if isinstance(one.mask, dict):
-        if tuple(one.mask["size"]) != tuple(size):
-            note("wrong mask size", f"want run lengths of {_by(size)}, got {_by(one.mask['size'])}",
-                 "segmentation", "stops")  # fmt: skip
-            return False
-        if rle_area(one.mask) == 0:
-            note("empty mask", "the run lengths cover no pixel", "segmentation", "drops")
-            return False
-        return True
-    for ring in one.mask:
-        if len(ring) < 3:
-            note("short polygon", f"want 3 points or more, got {len(ring)}", "segmentation", "drops")
+        return one if _solid_runs(one.mask, size, note) else None
     solid = [
         ring for ring in one.mask if len(ring) > 2 and np.isfinite(ring).all() and polygon_area(ring) > 0
     ]
+    short = [len(ring) for ring in one.mask if len(ring) < 3]
+    if short:
+        note("short polygon", f"want 3 points or more, got {short[0]}", "segmentation", "drops")
     if not solid:
-        if all(len(ring) > 2 for ring in one.mask):
+        if not short:
             note("empty mask", "the polygon has no area", "segmentation", "drops")
-        return False
+        return None
     (x1, y1, x2, y2), (h, w) = outline_box(solid), size
     around = max(x1, 0.0), max(y1, 0.0), min(x2, float(w)), min(y2, float(h))
     if around[2] <= around[0] or around[3] <= around[1]:
         note("mask outside image", f"the polygon lies outside {_by(size)}", "segmentation", "drops")
-        return False
+        return None
     if not one.crowd and _iou(around, one.box) < BOX_MISMATCH:
         note("box is not the mask's", f"box {_box(one.box)}, but the mask spans {_box(around)}; "
              "COCO boxes are x, y, width, height", "bbox", "none")  # fmt: skip
-    return True
+    return one if len(solid) == len(one.mask) else replace(one, mask=solid)
+
+
+def _solid_runs(mask: dict[str, Any], size: Size, note: Note) -> bool:
+    """Whether run lengths fit the image and cover something."""
+    h, w = size
+    counts = mask["counts"]
+    if tuple(mask["size"]) != (h, w):
+        note(
+            "wrong mask size",
+            f"want run lengths of {_by(size)}, got {_by(mask['size'])}",
+            "segmentation",
+            "stops",
+        )
+    elif isinstance(counts, list) and sum(counts) != h * w:
+        note(
+            "wrong mask size",
+            f"want run lengths of {h * w} pixels in all, got {sum(counts)}",
+            "segmentation",
+            "stops",
+        )
+    elif rle_area(mask) == 0:
+        note("empty mask", "the run lengths cover no pixel", "segmentation", "drops")
+    else:
+        return True
+    return False
 
 
 def _same_mask(one: Instance, other: Instance) -> bool:

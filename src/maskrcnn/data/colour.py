@@ -53,10 +53,11 @@ def blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def full_range(pixels: np.ndarray) -> float:
-    """The greatest value: of the dtype for integers; for floats 1 where all are within 0..1, else the picture's own."""
+    """The greatest value: of the dtype for integers; for floats 1 or 255, if all are within, else the picture's own."""
     if np.issubdtype(pixels.dtype, np.integer):
         return float(np.iinfo(pixels.dtype).max)
-    return max(1.0, float(pixels.max())) if pixels.size else 1.0
+    top = float(pixels.max()) if pixels.size else 1.0
+    return 1.0 if top <= 1 else max(top, 255.0)
 
 
 def _as(values: np.ndarray, like: np.ndarray) -> np.ndarray:

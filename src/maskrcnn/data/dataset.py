@@ -157,7 +157,12 @@ def decode(mask: Polygons | dict[str, Any], size: Size, key: str = "") -> np.nda
         if tuple(mask["size"]) != (h, w):
             raise DataError(f"{key}: want run lengths of size {[h, w]}, got {list(mask['size'])}")
         rle = coco_mask.frPyObjects(mask, h, w) if isinstance(mask["counts"], list) else mask
-        return coco_mask.decode(rle).astype(bool)
+        try:
+            return coco_mask.decode(rle).astype(bool)
+        except ValueError as error:
+            raise DataError(
+                f"{key}: want COCO run lengths, got some that cannot be decoded ({error})"
+            ) from error
     rings = [ring.astype(np.float64).reshape(-1).tolist() for ring in mask if len(ring) > 2]
     if not rings:
         return np.zeros((h, w), bool)
@@ -185,7 +190,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     """
     from .recognise import recognise
 
-    return recognise(Path(path), split)
+    return recognise(Path(path).expanduser(), split)
 
 
 def relabel(dataset: Dataset, names: Sequence[str]) -> Samples:

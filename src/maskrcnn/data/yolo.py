@@ -61,7 +61,7 @@ def write_yolo(dataset: Dataset, folder: Path) -> None:
             ring = one_ring(one.mask, sample.size)
             if ring is not None:
                 shares = ring / np.array(sample.size[::-1])
-                lines.append(f"{one.label} " + " ".join(f"{v:.8f}" for v in shares.ravel()) + "\n")
+                lines.append(f"{one.label} " + " ".join(f"{v:.12g}" for v in shares.ravel()) + "\n")
         write_text(folder / "labels" / "train" / f"{file.stem}.txt", "".join(lines))
     names = "".join(
         f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(dataset.names)
@@ -191,7 +191,8 @@ def _instance(
         return Finding("broken line", f"want a box (4 numbers) or pairs x y, got {len(values)} numbers",
                        file, record, cure="stops")  # fmt: skip
     h, w = size
-    points = np.array(values).reshape(-1, 2) * (w, h)
+    # to a millionth of a pixel: edges between pixels must not shift by the error of a share
+    points = (np.array(values).reshape(-1, 2) * (w, h)).round(6)
     if len(values) == 4:
         (cx, cy), (bw, bh) = points.tolist()
         points = rectangle(cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2)
