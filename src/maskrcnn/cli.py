@@ -341,8 +341,9 @@ def evaluate(
     weights: Weights = None,
     config: ConfigFile = None,
     split: Annotated[
-        str, typer.Option(help="Which part of a folder that holds several: val, test, train, ...")
-    ] = "val",
+        str | None,
+        typer.Option(help="Which part of a folder that holds several; default: val.", show_default=False),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of report.html, evaluation.json and results.json.")
     ] = Path("evaluation"),
@@ -372,7 +373,7 @@ def evaluate(
         raise ConfigError(
             "--limit: want a model to run on fewer pictures, got --results; leave one of them out"
         )
-    dataset = open_dataset(data, split)
+    dataset = open_dataset(data, split or (None if data.suffix == ".json" else "val"))
     if results is not None:
         done = measure.evaluate_results(results, dataset, max_detections=max_detections)
     else:
