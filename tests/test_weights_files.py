@@ -152,9 +152,9 @@ def archive(name):
         (b"", "empty"),
         (b"\n<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
-        (torch_pickle(), "PyTorch pickle"),
+        (torch_pickle(), "no Mask R-CNN that is known"),
         (torch_pickle()[:200], "cut off"),
-        (pickle.dumps({"model": {}}), "Python pickle"),
+        (pickle.dumps({"model": {}}), "no Mask R-CNN that is known"),
         (archive("model.weights.h5"), "Keras 3 archive"),
         (archive("readme.txt"), "zip archive"),
         (bytes(5000), "only zeros"),
@@ -175,7 +175,7 @@ def test_a_pickle_is_never_unpickled(tmp_path):
 
     path = tmp_path / "model_final.pkl"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(WeightsError, match=r"Matterport's \.h5"):
+    with pytest.raises(WeightsError, match="asks for"):
         weights.load(path)
     assert not (tmp_path / "sprung").exists()
 

@@ -19,7 +19,7 @@ from .fpn import FPN
 from .image import batches, to_batch
 from .losses import Sampled, total_losses
 from .mask_head import MaskHead
-from .pooling import pool_rois
+from .pooling import pool_rois, pooled_scales
 from .resnet import ResNet
 from .restore import restore
 from .rpn import RPN, choose, suppress
@@ -86,14 +86,23 @@ class MaskRCNN(nn.Module):
         proposals = suppress(candidates, anchor_scores, batch, config)
         keep(anchor_scores=anchor_scores, candidates=candidates, proposals=proposals)
 
-        rois = pool_rois(pyramid, proposals.boxes, proposals.image_index, batch.size, config.box_pool, config)
+        scales = pooled_scales(pyramid, batch, config)
+        rois = pool_rois(
+            pyramid, proposals.boxes, proposals.image_index, batch.size, config.box_pool, config, scales
+        )
         box_scores = self.box(rois.values).map(rois.restore)
         keep(roi_features=rois, box_scores=box_scores)
         del rois
 
         detections = detect(box_scores, proposals, batch, config, wanted)
         rois = pool_rois(
-            pyramid, detections.boxes, detections.image_index, batch.size, config.mask_size // 2, config
+            pyramid,
+            detections.boxes,
+            detections.image_index,
+            batch.size,
+            config.mask_size // 2,
+            config,
+            scales,
         )
         mask_logits = rois.restore(self.mask(rois.values, detections.labels[rois.order]))
         keep(detections=detections, mask_features=rois, mask_logits=mask_logits)
@@ -139,12 +148,14 @@ class MaskRCNN(nn.Module):
             proposals = suppress(choose(scores, batch, config), scores, batch, config)
         rois = sample_rois(proposals, truths, targets, batch, config, sampling, generator)
 
-        pooled = pool_rois(pyramid, rois.boxes, rois.image_index, batch.size, config.box_pool, config)
+        scales = pooled_scales(pyramid, batch, config)
+        pooled = pool_rois(pyramid, rois.boxes, rois.image_index, batch.size, config.box_pool, config, scales)
         box = self.box(pooled.values).map(pooled.restore)
         positive = torch.nonzero(rois.labels < config.num_classes).squeeze(1)
         labels, images = rois.labels[positive], rois.image_index[positive]
         deltas = box.deltas[positive, torch.zeros_like(labels) if config.class_agnostic_boxes else labels]
-        pooled = pool_rois(pyramid, rois.boxes[positive], images, batch.size, config.mask_size // 2, config)
+        side = config.mask_size // 2
+        pooled = pool_rois(pyramid, rois.boxes[positive], images, batch.size, side, config, scales)
         masks = pooled.restore(self.mask(pooled.values, labels[pooled.order]))
         at = anchors.image_index, anchors.anchor_index
         return Sampled(
@@ -161,7 +172,7 @@ class MaskRCNN(nn.Module):
         classes: Sequence[str | int] | None = None,
         max_detections: int | None = None,
     ) -> list[Result]:
-        """Results of decoded images, in their order; the same as one by one.
+        """Results of decoded images, in their order; the same as one by one, unless the dialect pads to the batch.
 
         score, max_detections: in place of the model's own; classes: names or indices to keep.
         Raises ImageError for an image that does not fit the model, ConfigError for an unknown class.

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import ConfigError, WeightsError
 from ..model import MaskRCNN, load_arrays
-from . import hdf5, matterport, native
+from . import detectron2, hdf5, matterport, mmdet, native, pickles, state_dict, torchvision
 from .catalog import DEFAULT, MODELS, NamedWeights
 from .content import READABLE, recognise
 from .download import home
@@ -46,14 +46,23 @@ def load(
 
 
 def read(
-    weights: str | Path | None = None, *, config: Any = None, **options: Any
+    weights: str | Path | None = None, *, config: Any = None, scoring: str | None = None, **options: Any
 ) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and state dict (float32, CPU) of what `load` would load."""
     path = _find(weights)
+    if scoring is not None:
+        options = _scoring(scoring) | options
     if isinstance(config, Config):
         options = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)} | options
         config = None
-    if recognise(path) == "safetensors":
+    kind = recognise(path)
+    if kind == "pickle":
+        if config is not None:
+            raise ConfigError(
+                f"config: {path} takes single options instead, such as score=0.5, or our Config"
+            )
+        return _from_pickle(path, options)
+    if kind == "safetensors":
         if config is not None:
             raise ConfigError(f"config: {path} holds its own; give single options instead, such as score=0.5")
         stored, state = native.read(path)
@@ -66,6 +75,42 @@ def read(
         return matterport.read(hdf5.read(path), settings, **options)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+
+
+def _from_pickle(path: Path, options: dict[str, Any]) -> tuple[Config, dict[str, Tensor]]:
+    content = pickles.read(path)
+    arrays = state_dict.find_state(content)
+    try:
+        if torchvision.is_torchvision(arrays):
+            return torchvision.read(arrays, **options)
+        if detectron2.is_detectron2(arrays):
+            return detectron2.read(arrays, **options)
+        if mmdet.is_mmdet(arrays):
+            return mmdet.read(arrays, content, **options)
+        raise WeightsError(
+            f"no Mask R-CNN that is known here{_instead(content, arrays)}; read are {READABLE}"
+        )
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _instead(content: Any, arrays: dict[str, Tensor]) -> str:
+    """What a pickle of something else is, for an error message."""
+    if isinstance(content, dict) and "blobs" in content:
+        return ": Caffe2 blobs of Detectron 1; load it with detectron2 and save its state_dict()"
+    if any("roi_heads.box.feature_extractor" in name for name in arrays):
+        return ": maskrcnn-benchmark, whose boxes have inclusive ends"
+    if "fc.weight" in arrays and any(name.startswith("layer4.") for name in arrays):
+        return ": a ResNet for classification, which is a backbone alone"
+    return f": arrays such as {', '.join(list(arrays)[:3])}" if arrays else ": it has no arrays"
+
+
+def _scoring(name: str) -> dict[str, Any]:
+    """Options that choose and draw detections as COCO's results are made today, whatever the weights."""
+    if name != "coco":
+        raise ConfigError(f"scoring: want 'coco', or None for that of the weights, got {name!r}")
+    return {"best_class_only": False, "score_inclusive": False, "score": 0.05, "nms": 0.5, "max_detections": 100,
+            "integer_boxes": False, "paste": "aligned"}  # fmt: skip
 
 
 def convert(
