@@ -17,7 +17,7 @@ import torch
 
 import maskrcnn
 
-PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.png"
+PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.jpg"
 
 
 def peak() -> float:

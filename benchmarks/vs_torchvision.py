@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.png"
+PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.jpg"
 SHAPE = (480, 640)
 
 

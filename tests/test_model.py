@@ -119,10 +119,10 @@ def test_any_backbone_with_four_levels_will_do() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            widths = (3, *self.channels)
             self.stages = nn.ModuleList(
-                nn.Conv2d(a, b, 3, 4 if i == 0 else 2, 1) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
-            )  # fmt: skip
+                nn.Conv2d(a, b, 3, stride, 1)
+                for a, b, stride in ((3, 4, 4), (4, 6, 2), (6, 8, 2), (8, 10, 2))
+            )
 
         def forward(self, x: Tensor) -> tuple[Tensor, ...]:
             levels = []
@@ -139,6 +139,17 @@ def test_train_mode_does_not_change_what_predict_returns() -> None:
     expected = model.predict(picture(60, 90))
     model.train()
     assert same(model.predict(picture(60, 90)), expected)
+
+
+def test_boxes_stretched_beyond_float32_are_left_out() -> None:
+    model = network(delta_clamp=None)
+    nn.init.normal_(model.rpn.deltas.weight, std=100.0)
+    nn.init.normal_(model.box.deltas.weight, std=100.0)
+    assert model.predict(picture(60, 90)).boxes.isfinite().all()
+
+
+def test_no_proposals_give_no_detections() -> None:
+    assert len(network(min_proposal=1e9).predict(picture(60, 90))) == 0
 
 
 def test_nothing_above_the_threshold_gives_an_empty_result() -> None:
@@ -214,11 +225,12 @@ def test_images_of_one_batch_have_one_padded_size() -> None:
 ROOMS = [
     {"errors"},
     {"ops"},
-    {"config", "records"},
+    {"config", "records", "files"},
     {"inputs"},
     {"model"},
-    {"weights", "output", "train", "explain", "engines"},
+    {"weights", "output", "data", "explain"},
     {"jobs"},
+    {"evaluate", "train", "serve"},
     {"cli", "__init__", "__main__"},
 ]
 
@@ -237,3 +249,26 @@ def test_imports_go_one_way() -> None:
             for target in targets:
                 if target != room and target in rank:
                     assert rank[target] <= rank[room], f"{file.relative_to(source)} imports {target}"
+
+
+def test_the_whole_network_exports() -> None:
+    """torch.export at one input size: the counts of proposals and detections stay open."""
+    from maskrcnn.model.image import to_batch
+    from maskrcnn.records import ImageBatch
+
+    class Pass(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network()
+
+        def forward(self, pixels: Tensor, windows: Tensor) -> tuple[Tensor, ...]:
+            found, masks = self.network(ImageBatch(pixels, windows, ((60, 90),)))
+            return found.boxes, found.labels, found.scores, masks
+
+    first, second = (to_batch([Image(picture(60, 90, seed=i))], SMALL) for i in (0, 1))
+    program = torch.export.export(Pass(), (first.pixels, first.windows), strict=False).module()
+    for batch in (first, second):
+        for ours, wanted in zip(
+            program(batch.pixels, batch.windows), Pass()(batch.pixels, batch.windows), strict=True
+        ):
+            assert torch.allclose(ours, wanted, atol=1e-5)

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from .config import Config
 from .errors import ConfigError, MaskRCNNError
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ Setting = Annotated[
         metavar="NAME=VALUE",
         help="Any setting of the model: [bold]names=nut,bolt[/], [bold]resize=pad64[/], ...; repeatable.",
     ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="train, val, ...: which part of the data set. Default: train, if there are several."),
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
 
@@ -227,23 +232,38 @@ def models(debug: Debug = False) -> None:
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="A weight file, or a name.", show_default=False)
+        str, typer.Argument(metavar="IN", help="A weight file, a name, or a data set.", show_default=False)
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file to write, or a new folder.", show_default=False)
+    ],
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--to", help="Whose: safetensors (ours), torchvision, detectron2, mmdet (all .pth) or h5."
+            "--to",
+            help="Weights: safetensors (ours, the default), torchvision, detectron2, mmdet (all .pth) or h5. "
+            "Data sets: coco, via, labelme, yolo, voc or masks.",
+            show_default=False,
         ),
-    ] = "safetensors",
+    ] = None,
+    split: Split = None,
     config: ConfigFile = None,
     setting: Setting = None,
     half: Annotated[
-        bool, typer.Option("--half", help="Store float16: half the size, and slightly rounded.")
+        bool, typer.Option("--half", help="Weights: store float16, half the size and slightly rounded.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Turn a weight file of another framework into one that holds its settings and class names too, or back."""
+    """Turn weights of another framework into one file of ours or back, or a data set into another format.
+
+    A folder, a .json or a .yaml is a data set: pictures are copied, and the format of IN is recognised.
+    """
+    path, weights_to = Path(source), ("safetensors", "torchvision", "detectron2", "mmdet", "h5")
+    is_data = path.is_dir() or path.suffix.lower() in (".json", ".yaml", ".yml")
+    if is_data or (to is not None and to not in weights_to):
+        _convert_data(path, target, to, split)
+        return
+    to = to or "safetensors"
     ending = f".{to}" if to in ("safetensors", "h5") else ".pth"
     if target.suffix != ending:
         raise ConfigError(f"OUT: want a name that ends in {ending} for {to}, got {target}")
@@ -258,6 +278,42 @@ def convert(
         **_settings(setting),
     )
     console.print(f"wrote {escape(str(written))}, {written.stat().st_size / 1e6:.0f} MB", soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    data: Annotated[
+        Path, typer.Argument(help="A data set: a folder, or its annotation file.", show_default=False)
+    ],
+    weights: Weights = None,
+    config: ConfigFile = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page to write. Default: DATA_doctor.html, here.")
+    ] = None,
+    split: Split = None,
+    setting: Setting = None,
+    debug: Debug = False,
+) -> None:
+    """Say what a data set is, what is wrong with it, and whether the anchors fit; one HTML page shows it.
+
+    Anchors and sizes are those of --weights, else the defaults, with --set on top. \
+    The exit code is 1 where training would stop.
+    """
+    from .data import doctor as examine
+    from .data import open_dataset, write_report
+
+    dataset = open_dataset(data, split)
+    if weights is not None:
+        settings = _load(weights, config, setting, "cpu").config
+    else:
+        settings = Config(names=dataset.names or ("object",)).with_options(**_settings(setting))
+    with stderr.status(f"looking at {len(dataset)} pictures"):
+        report = examine(dataset, settings)
+        page = write_report(report, out or Path(f"{data.resolve().stem}_doctor.html"))
+    console.print(escape(report.text()), soft_wrap=True)
+    console.print(f"\nwrote {escape(str(page))}", soft_wrap=True)
+    if report.stops:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -287,7 +343,80 @@ def explain(
     console.print(f"wrote {escape(str(page))}", soft_wrap=True)
 
 
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="An annotation file or a folder of any known format.", show_default=False
+        ),
+    ],
+    weights: Weights = None,
+    config: ConfigFile = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Which part of a folder that holds several; default: val.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of report.html, evaluation.json and results.json.")
+    ] = Path("evaluation"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, the first.")] = None,
+    score: Annotated[
+        float | None, typer.Option(help="Leave out detections below it; default: 0.05, like COCO.")
+    ] = None,
+    max_detections: Annotated[
+        int,
+        typer.Option(min=1, help="At most this many a picture; more than 100 is no longer COCO's number."),
+    ] = 100,
+    results: Annotated[
+        Path | None, typer.Option(help="Measure this COCO results file; no model is run.")
+    ] = None,
+    setting: Setting = None,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures that go through the network together.")
+    ] = 1,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on annotated pictures: COCO AP of boxes and masks, curves, the worst pictures."""
+    from . import evaluate as measure
+    from .data import open_dataset
+
+    if results is not None and limit is not None:
+        raise ConfigError(
+            "--limit: want a model to run on fewer pictures, got --results; leave one of them out"
+        )
+    dataset = open_dataset(data, split or (None if data.suffix == ".json" else "val"))
+    if results is not None:
+        done = measure.evaluate_results(results, dataset, max_detections=max_detections)
+    else:
+        model = _load(weights, config, setting, device)
+        with _progress() as show:
+            done = measure.evaluate(
+                model, dataset, score=score, batch_size=batch_size, max_detections=max_detections,
+                limit=limit, progress=show,
+            )  # fmt: skip
+    report = measure.write_report(done, dataset, out)
+    for line in measure.lines(done):
+        console.print(escape(line), soft_wrap=True)
+    console.print(f"see {escape(str(report))}", soft_wrap=True)
+
+
 # Behind the commands
+
+
+def _convert_data(source: Path, target: Path, form: str | None, split: str | None) -> None:
+    from .data import FORMATS, open_dataset, write_dataset
+
+    if form is None:
+        raise ConfigError(
+            f"--to: want the format to write, one of {', '.join(FORMATS)}; {source} is a data set"
+        )
+    dataset = open_dataset(source, split)
+    for lost in write_dataset(dataset, target, form):
+        stderr.print(f"[yellow]{escape(str(lost))}[/]", soft_wrap=True)
+    pictures = f"{len(dataset)} picture{'s' * (len(dataset) != 1)}"
+    console.print(f"wrote {pictures} as {form} to {escape(str(target))}", soft_wrap=True)
 
 
 def _load(

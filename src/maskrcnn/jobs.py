@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from .errors import ConfigError, ImageError, MaskRCNNError
+from .files import write_text
 from .inputs import MAX_PIXELS, Source, expand, is_many, read_ahead
 from .inputs.decode import is_path, is_url
 from .inputs.sources import is_glob
@@ -231,9 +232,7 @@ def _agree(path: Path, settings: dict[str, Any], resume: bool) -> None:
                 f"resume: want the settings of the earlier run in {path.parent}, got other values for "
                 f"{', '.join(differ)} (see {path.name}); use the same, another folder, or no resume"
             )
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(settings, indent=1))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Small pure functions from values to HTML and SVG. Text is escaped here; arguments named ``body`` are markup."""
+"""Pure functions from values to HTML and SVG. Text is escaped here; arguments named ``body`` are markup."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def rect(box: Sequence[float], kind: str, title: str = "") -> str:
 
 def lines(segments: Iterable[tuple[float, float, float, float]], kind: str) -> str:
     """Many straight lines as one path."""
-    return f'<path class="{kind}" d="{"".join(f"M{_c(a)} {_c(b)}L{_c(c)} {_c(d)}" for a, b, c, d in segments)}"/>'
+    path = "".join(f"M{_c(a)} {_c(b)}L{_c(c)} {_c(d)}" for a, b, c, d in segments)
+    return f'<path class="{kind}" d="{path}"/>'
 
 
 def dots(points: np.ndarray, radius: float, kind: str) -> str:
@@ -86,7 +87,8 @@ def heat(
     data = " ".join(f"{v:.3g}" for v in values.ravel()) if read else ""
     touch = f' data-w="{w}" data-h="{h}" data-v="{data}" tabindex="0"' if read else ""
     return (
-        f'<div class="heat"{touch}><img src="{heat_uri(values, low, high, signed=signed)}" alt="{escape(label)}"'
+        f'<div class="heat"{touch}><img src="{heat_uri(values, low, high, signed=signed)}"'
+        f' alt="{escape(label)}"'
         f' width="{w}" height="{h}"></div>{scale_bar(low, high, signed=signed, read=read)}'
     )
 
@@ -99,7 +101,9 @@ def scale_bar(low: float, high: float, *, signed: bool = False, read: bool = Fal
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, attributes: Sequence[str] = ()) -> str:
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, attributes: Sequence[str] = ()
+) -> str:
     """Cells are markup; ``attributes`` go to the rows."""
     top = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
     body = []

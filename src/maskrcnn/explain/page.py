@@ -8,10 +8,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from ..files import write_bytes
 from ..inputs import read
 from ..model import MaskRCNN
 from ..output import as_rgb
-from ..output.atomic import write_text
 from .decide import instance_table, result_picture, step_class, step_mask, zoom_view
 from .markup import figure, number, symbol
 from .pictures import network_input, photo_uri
@@ -35,7 +35,8 @@ def write_page(model: MaskRCNN, image: Any, path: str | Path, *, instance: int |
     Raises ImageError for an image that cannot be read or does not fit the model, ConfigError for an
     ``instance`` that is not there.
     """
-    return write_text(Path(path), page(study(model, read(image), instance)))
+    # a file name may hold bytes that are no text
+    return write_bytes(Path(path), page(study(model, read(image), instance)).encode("utf-8", "replace"))
 
 
 def page(seen: Study) -> str:
@@ -47,19 +48,25 @@ def page(seen: Study) -> str:
         steps.append('<p class="result">There is not one proposal, so the heads had nothing to look at.</p>')
     else:
         steps += [step_pooling(seen, followed), step_class(seen, followed), step_mask(seen, followed)]
-    room = files(__package__)
+    room, result = files(__package__), result_picture(seen)
     return Template(room.joinpath("page.html").read_text("utf-8")).substitute(
         name=escape(name),
         style=room.joinpath("page.css").read_text("utf-8"),
         script=room.joinpath("page.js").read_text("utf-8"),
         pictures=_pictures(seen),
         summary=_summary(seen),
-        result=figure(result_picture(seen), "The result. Point at a row of the table to find its instance.", "hero"),
+        result=figure(
+            result,
+            "The result. Point at a row of the table to find its instance."
+            if len(seen.result)
+            else "The photo.",
+            "hero",
+        ),
         table=instance_table(seen),
         way=_way(seen),
         steps="".join(steps),
-        end=figure(result_picture(seen), f"All {len(seen.result)} instances, pasted.", "hero") if len(seen.result) else "",
-        source=escape(str(Path(seen.source).name) if "/" in seen.source else seen.source),
+        end=figure(result, f"The result again: {_summary(seen)}", "hero"),
+        source=escape(Path(seen.source).name if Path(seen.source).exists() else seen.source),
     )
 
 
@@ -86,7 +93,8 @@ def _summary(seen: Study) -> str:
     if seen.followed is None:
         return said
     best = escape(seen.config.names[seen.followed.label])
-    return f"{said} The page follows the best proposal instead; its best class is {best}, {seen.followed.score:.3f}."
+    followed = f"The page follows the best proposal instead: {best}, {seen.followed.score:.3f}."
+    return f"{said} {followed}"
 
 
 def _way(seen: Study) -> str:
@@ -100,10 +108,16 @@ def _way(seen: Study) -> str:
         ("proposals", "Proposals", f"{len(trace.candidates.scores):,} → {real_proposals(trace, config):,}"),
     ]
     if seen.followed is not None:
-        level, size, m = level_of(seen.followed.proposal, seen.padded, config).k, config.box_pool, config.mask_size
+        level, size, m = (
+            level_of(seen.followed.proposal, seen.padded, config).k,
+            config.box_pool,
+            config.mask_size,
+        )
         steps += [
             ("roialign", "RoIAlign", f"P{level} → {size} × {size}"),
             ("box", "Class and box", f"{config.num_classes} class{'es' * (config.num_classes > 1)}"),
             ("mask", "Mask", f"{m} × {m}"),
         ]
-    return "".join(f'<li><a href="#{a}"><b>{escape(t)}</b><span>{escape(n)}</span></a></li>' for a, t, n in steps)
+    return "".join(
+        f'<li><a href="#{a}"><b>{escape(t)}</b><span>{escape(n)}</span></a></li>' for a, t, n in steps
+    )

@@ -15,8 +15,15 @@ from ..output import as_rgb
 from .study import Study
 
 SHADES = 64  # few enough for small files, many enough for smooth maps
-_WARM = [(13, 12, 34), (64, 18, 100), (128, 37, 115), (196, 60, 92), (240, 112, 60), (253, 184, 76), (252, 250, 190)]
-_SIGNED = [(24, 78, 140), (92, 154, 201), (190, 214, 232), (246, 246, 244), (247, 201, 165), (222, 128, 78), (158, 54, 22)]  # fmt: skip
+# Dark violet to pale yellow, and blue over white to brown; both read without colour vision too.
+_WARM = [
+    (13, 12, 34), (64, 18, 100), (128, 37, 115), (196, 60, 92), (240, 112, 60), (253, 184, 76),
+    (252, 250, 190),
+]  # fmt: skip
+_SIGNED = [
+    (24, 78, 140), (92, 154, 201), (190, 214, 232), (246, 246, 244), (247, 201, 165), (222, 128, 78),
+    (158, 54, 22),
+]  # fmt: skip
 
 
 def shrink_to(pixels: np.ndarray, longest: int) -> np.ndarray:

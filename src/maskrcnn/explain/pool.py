@@ -13,7 +13,7 @@ from .pictures import heat_uri, limits
 from .sampling import Level, Reading, align_rounded, level_of, readings
 from .study import Followed, Study
 
-PAPER = "Mask R-CNN §3, “RoIAlign”, figure 3 and table 2c; Fast R-CNN §2.1 (RoIPool); Feature Pyramid Networks, eq. 1"
+PAPER = "Mask R-CNN §3, “RoIAlign”, figure 3, table 2c; Fast R-CNN §2.1; Feature Pyramid Networks, eq. 1"
 
 
 def step_pooling(study: Study, followed: Followed) -> str:
@@ -21,14 +21,20 @@ def step_pooling(study: Study, followed: Followed) -> str:
     shown = readings(study, followed, level.k)
     pool, align = shown[0], shown[-1]
     channel = int(align.output.float().flatten(1).std(1, unbiased=False).argmax())
+    view = _view(study, followed, shown, level.k)
     lead = (
-        "The heads want the same 7 × 7 cells from every proposal, whatever its size. RoIPool <em>rounds</em> the region"
-        " and its bins to whole cells of the map; RoIAlign rounds nothing and reads the map <em>between</em> cells,"
+        "The heads want the same 7 × 7 cells from every proposal, whatever its size. RoIPool <em>rounds</em>"
+        " the region"
+        " and its bins to whole cells of the map; RoIAlign rounds nothing and reads the map <em>between</em>"
+        " cells,"
         " at regularly placed points."
     ).replace("7 × 7", f"{study.config.box_pool} × {study.config.box_pool}")
     body = (
         _which_level(study, followed, level)
-        + row(*(_grid(study, followed, r, level.k, channel) for r in shown), kind="pair" if len(shown) < 3 else "three")
+        + row(
+            *(_grid(study, followed, r, level.k, channel, view) for r in shown),
+            kind="pair" if len(shown) < 3 else "three",
+        )
         + f'<p class="result">{_loss(study, followed, pool, align, level.k)}</p>'
         + _outputs(shown, channel)
     )
@@ -36,33 +42,36 @@ def step_pooling(study: Study, followed: Followed) -> str:
 
 
 def rounding(study: Study, followed: Followed, pool: Reading, k: int) -> tuple[float, float, float, float]:
-    """How far RoIPool's rounding moves left, top, right and bottom, in pixels of the photo; right and down positive."""
+    """How far rounding moves left, top, right and bottom, in pixels of the photo; right and down positive."""
     exact = [v / 2**k for v in followed.proposal.tolist()]
-    moved = [(r - e) * 2**k / study.scale[i % 2] for i, (r, e) in enumerate(zip(pool.box, exact, strict=True))]
+    moved = [
+        (r - e) * 2**k / study.scale[i % 2] for i, (r, e) in enumerate(zip(pool.box, exact, strict=True))
+    ]
     return moved[0], moved[1], moved[2], moved[3]
 
 
 def _which_level(study: Study, followed: Followed, level: Level) -> str:
     end = 1.0 if study.config.dialect.level_rule == "round" else 0.0
     w, h = (shrink(followed.proposal, end)[2:] - followed.proposal[:2]).tolist()
-    op, name = (("round", "rounded") if end else ("⌊", "rounded down"))
-    left, right = ("round(", ")") if op == "round" else ("⌊", "⌋")
-    free = (round(level.value) if end else math.floor(level.value)) if math.isfinite(level.value) else 2
+    left, right, done = ("round(", ")", "rounded") if end else ("⌊", "⌋", "rounded down")
+    free = (
+        (round(level.value) if end else math.floor(level.value + 1e-6)) if math.isfinite(level.value) else 2
+    )
     cut = "" if free == level.k else f", kept within 2 to 5: <b>{level.k}</b>"
     value = number(level.value, 2) if math.isfinite(level.value) else "−∞"
     return (
-        f'<p>The proposal measures {number(w)} × {number(h)} pixels of the input, '
+        f"<p>The proposal measures {number(w)} × {number(h)} pixels of the input, "
         f'so it is read from <b class="k{level.k - 2}">P{level.k}</b> (stride {2**level.k}):</p>'
         f'<p class="formula">k = {left}4 + log<sub>2</sub>(√(w·h) / 224){right}'
-        f" = {left}4 + log<sub>2</sub>({number(level.side)} / 224){right} = {left}{value}{right} = {free}{cut}</p>"
-        f'<p class="note">224 is the side of ImageNet’s training pictures; the value is {name}.</p>'
+        f" = {left}4 + log<sub>2</sub>({number(level.side)} / 224){right} = {left}{value}{right} ="
+        f" {free}{cut}</p>"
+        f'<p class="note">224 is the side of ImageNet’s training pictures; the value is {done}.</p>'
     )
 
 
-def _grid(study: Study, followed: Followed, reading: Reading, k: int, channel: int) -> str:
+def _grid(study: Study, followed: Followed, reading: Reading, k: int, channel: int, view: View) -> str:
     """The region over the cells of one channel, or over the input, with what the operation reads."""
     features, stride = study.trace.pyramid[k - 2], 2**k
-    view = _view(study, followed, reading, k)
     x, y, w, h = (int(v) for v in view)
     cells = features[0, channel, y : y + h, x : x + w].float().cpu().numpy()
     exact = [v / stride for v in followed.proposal.tolist()]
@@ -71,17 +80,18 @@ def _grid(study: Study, followed: Followed, reading: Reading, k: int, channel: i
         f'<g class="photo" transform="scale({1 / stride:.6g})">{use("frame")}</g>'
         + image(view, heat_uri(cells, *limits(cells)), "cells")
         + (_lattice(view) if unit <= 64 else "")
-        + rect(exact, "exact", "the proposal, exactly")
         + _bins(reading)
-        + dots(reading.points, max(unit / 320, 0.03), "point")
+        + rect(exact, "exact", "the proposal, exactly")
+        + dots(reading.points, unit / 210, "point")
     )
     what = (
-        "Solid: the exact proposal. Dashed: what is read, in whole cells; each bin gives the <b>maximum</b> of its cells."
+        "Solid: the exact proposal. Dashed: what is read, in whole cells; each bin gives the <b>maximum</b>"
+        " of its cells."
         if not len(reading.points)
-        else f"Solid: the exact proposal. Dots: the {len(reading.points)} points, each interpolated from the four cells"
-        f" around it; {_per_bin(reading, study.config.box_pool)}."
+        else f"Solid: the exact proposal. Dots: the {len(reading.points)} points, each interpolated from the"
+        f" four cells around it; {_per_bin(reading, study.config.box_pool)}."
     )
-    own = " This is what the model used." if _is_own(study, reading) else ""
+    own = " This is what the model used." if reading.own else ""
     buttons = (
         '<div class="keys" role="group" aria-label="Shown behind the grid">'
         '<button type="button" data-layer="map" aria-pressed="true">feature map</button>'
@@ -93,21 +103,20 @@ def _grid(study: Study, followed: Followed, reading: Reading, k: int, channel: i
     )
 
 
-def _is_own(study: Study, reading: Reading) -> bool:
-    own = {"pool": "RoIPool", "align": "RoIAlign", "crop_and_resize": "crop_and_resize"}
-    return reading.name == own.get(study.config.dialect.roi_op, "RoIAlign as first released (half a cell off)")
-
-
 def _per_bin(reading: Reading, size: int) -> str:
     count = len(reading.points) // size**2
-    return "one a bin, from corner to corner" if count == 1 else f"the {count} of a bin are averaged"
+    return (
+        "one a bin, from corner to corner, so the outer bins reach beyond it"
+        if count == 1
+        else f"the {count} of a bin are averaged"
+    )
 
 
-def _view(study: Study, followed: Followed, reading: Reading, k: int) -> View:
-    """Whole cells of the map that hold the region with a margin of a tenth."""
+def _view(study: Study, followed: Followed, shown: list[Reading], k: int) -> View:
+    """Whole cells of the map that hold all that is read, with a margin of a tenth."""
     features, exact = study.trace.pyramid[k - 2], [v / 2**k for v in followed.proposal.tolist()]
-    low = [min(exact[i], reading.box[i]) for i in (0, 1)]
-    high = [max(exact[i + 2], reading.box[i + 2]) for i in (0, 1)]
+    low = [min(exact[i], *(r.box[i] for r in shown)) for i in (0, 1)]
+    high = [max(exact[i], *(r.box[i] for r in shown)) for i in (2, 3)]
     margin = 1 + 0.1 * max(high[0] - low[0], high[1] - low[1])
     x1, y1 = (max(math.floor(v - margin), 0) for v in low)
     x2 = min(math.ceil(high[0] + margin), features.shape[3])
@@ -140,11 +149,16 @@ def _loss(study: Study, followed: Followed, pool: Reading, align: Reading, k: in
     most = max(abs(left) / width, abs(right) / width, abs(top) / height, abs(bottom) / height)
     alone = relative(align_rounded(study, pool, k), align.output)
     return (
-        f"Here rounding moves the left edge by <b>{number(left)}</b>, the top by <b>{number(top)}</b>, the right by"
-        f" <b>{number(right)}</b> and the bottom by <b>{number(bottom)} pixels of the photo</b> (right and down are"
-        f" positive), up to {100 * most:.0f} % of the region’s own {number(width, 0)} × {number(height, 0)} pixels;"
-        f" one cell of P{k} spans {number(2**k / study.scale[0])} of them. RoIAlign moves nothing: run over the rounded"
-        f" box instead, its own output changes by {100 * alone:.0f} %. A class survives that, a mask’s edge does not."
+        f"Here rounding moves the left edge by <b>{number(left)}</b>, the top by <b>{number(top)}</b>, the"
+        f" right by"
+        f" <b>{number(right)}</b> and the bottom by <b>{number(bottom)} pixels of the photo</b> (right and"
+        f" down are"
+        f" positive), up to {100 * most:.0f} % of the region’s own {number(width, 0)} × {number(height, 0)}"
+        f" pixels;"
+        f" one cell of P{k} spans {number(2**k / study.scale[0])} of them. RoIAlign moves nothing: run over"
+        f" the rounded"
+        f" box instead, its own output changes by {100 * alone:.0f} %. A class may survive that; a mask,"
+        f" which wants the exact pixels, suffers."
     )
 
 
@@ -159,7 +173,8 @@ def _outputs(shown: list[Reading], channel: int) -> str:
     low, high = float(min(v.min() for v in values)), float(max(v.max() for v in values))
     figures = [
         figure(
-            heat(v, low, high, f"Output of {r.name}, channel {channel}"), f"<b>{r.name}</b>, output in channel {channel}"
+            heat(v, low, high, f"Output of {r.name}, channel {channel}"),
+            f"<b>{r.name}</b>, output in channel {channel}{', as the model had it' if r.own else ''}",
         )
         for r, v in zip(shown, values, strict=True)
     ]

@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 
 from .markup import (
-    LEVELS, View, bars, figure, heat, level_buttons, number, rect, row, section, slider, svg, use,
+    LEVELS,
+    View,
+    bars,
+    figure,
+    heat,
+    level_buttons,
+    number,
+    rect,
+    row,
+    section,
+    slider,
+    svg,
+    use,
 )  # fmt: skip
 from .pictures import shrink_to
 from .study import Study, anchor_levels, by_level, real_proposals, silenced
@@ -18,31 +30,47 @@ def step_anchors(study: Study) -> str:
     config = study.config
     total = study.trace.anchor_scores.anchors.shape[0]
     lead = (
-        f"At every cell of every level stand {config.anchors_per_cell} <em>anchors</em>, fixed boxes of different shape"
-        f" and size: <b>{total:,}</b> in this picture. A small network, the same for all levels, says of each how"
+        f"At every cell of every level stand {config.anchors_per_cell} <em>anchors</em>, fixed boxes of"
+        f" different shape"
+        f" and size: <b>{total:,}</b> in this picture. A small network, the same for all levels, says of"
+        f" each how"
         " likely it is to hold an object (objectness)."
     )
-    body = row(_one_cell(study), _fired(study), kind="pair") + "<h3>Objectness, the best anchor of each cell</h3>"
+    body = (
+        row(_one_cell(study), _fired(study), kind="pair")
+        + "<h3>Objectness, the best anchor of each cell</h3>"
+    )
     body += row(*_objectness(study), kind="maps five")
     return section(
-        "anchors", "3. Anchors", lead, "Faster R-CNN §3.1.1; Feature Pyramid Networks §4.1: one size a level", body
+        "anchors",
+        "3. Anchors",
+        lead,
+        "Faster R-CNN §3.1.1; Feature Pyramid Networks §4.1: one size a level",
+        body,
     )
 
 
 def _one_cell(study: Study) -> str:
     h, w = study.padded
-    boxes, drawn, sizes = by_level(study, study.trace.anchor_scores.anchors.cpu()), [], []
+    boxes = by_level(study, study.trace.anchor_scores.anchors.cpu())
+    drawn: list[str] = []
+    sizes: list[str] = []
     for level, grid in reversed(list(enumerate(boxes))):
         for x1, y1, x2, y2 in grid[grid.shape[0] // 2, grid.shape[1] // 2].tolist():
-            drawn.append(rect((x1, y1, x2, y2), f"box l{level}", f"{LEVELS[level]}: {x2 - x1:.0f} × {y2 - y1:.0f}"))
+            drawn.append(
+                rect((x1, y1, x2, y2), f"box l{level}", f"{LEVELS[level]}: {x2 - x1:.0f} × {y2 - y1:.0f}")
+            )
         size = ", ".join(number(s) for s in study.config.anchor_sizes[level])
         sizes.insert(0, f"{LEVELS[level]} {size} px")
     ratios = ", ".join(number(r, 2) for r in study.config.anchor_ratios)
-    view = _around(torch.cat([g[g.shape[0] // 2, g.shape[1] // 2] for g in boxes]), (0.0, 0.0, float(w), float(h)))
+    view = _around(
+        torch.cat([g[g.shape[0] // 2, g.shape[1] // 2] for g in boxes]), (0.0, 0.0, float(w), float(h))
+    )
     return figure(
         svg(view, use("frame", (0, 0, w, h)) + "".join(drawn), "Anchors of one cell of each level, to scale")
         + level_buttons(),
-        f"The anchors of <b>one</b> cell of each level, to scale: {', '.join(sizes)}, with height : width {ratios}.",
+        f"The anchors of <b>one</b> cell of each level, to scale: {', '.join(sizes)}, with height : width"
+        f" {ratios}.",
     )
 
 
@@ -57,14 +85,16 @@ def _fired(study: Study) -> str:
     return figure(
         svg((0, 0, w, h), use("frame", (0, 0, w, h)) + boxes, "The anchors with the highest objectness")
         + level_buttons(),
-        f"The {len(best)} anchors that fired most, objectness {float(probability[best[-1]]):.2f} to"
-        f" {float(probability[best[0]]):.2f} ({where}). Rest on a box to read its score.",
+        f"The {len(best)} anchors that fired most, objectness {float(probability[best[-1]]):.3f} to"
+        f" {float(probability[best[0]]):.3f} ({where}). Rest on a box to read its score.",
     )
 
 
 def _objectness(study: Study) -> list[str]:
     figures = []
-    for level, grid in enumerate(by_level(study, study.trace.anchor_scores.objectness[0].float().sigmoid().cpu())):
+    for level, grid in enumerate(
+        by_level(study, study.trace.anchor_scores.objectness[0].float().sigmoid().cpu())
+    ):
         best = grid.amax(dim=2).numpy()
         over = int((grid > 0.5).sum())
         picture = heat(shrink_to(best, 160), 0, 1, f"Objectness on {LEVELS[level]}", read=False)
@@ -79,8 +109,10 @@ def step_proposals(study: Study) -> str:
     count, dropped = len(before.scores), len(before.scores) - after
     each = "of each level" if config.dialect.per_level else "of all levels together"
     lead = (
-        f"The {config.pre_nms:,} best anchors {each} are shifted and stretched by the deltas that the network predicts."
-        f" Most say the same, so non-maximum suppression keeps the best and drops what overlaps it by more than"
+        f"The {config.pre_nms:,} best anchors {each} are shifted and stretched by the deltas that the"
+        f" network predicts."
+        f" Most say the same, so non-maximum suppression keeps the best and drops what overlaps it by more"
+        f" than"
         f" {number(config.rpn_nms, 2)}: <b>{count:,}</b> boxes became <b>{after:,}</b> proposals,"
         f" <b>{dropped:,}</b> were dropped."
     )
@@ -95,11 +127,15 @@ def step_proposals(study: Study) -> str:
                     f"After NMS: {after:,} proposals."),
     ]  # fmt: skip
     filled = len(trace.proposals) - after
-    note = f"<p class='note'>{filled:,} zero boxes fill the list up to {len(trace.proposals):,}.</p>" if filled else ""
-    limit = after >= config.proposals
-    if limit:
-        note += f"<p class='note'>NMS stopped at its limit of {config.proposals:,}; worse boxes were not looked at.</p>"
-    body = _funnel(study, count, after) + row(*pictures, kind="pair") + note + _example(study, (w, h))
+    note = ""
+    if filled:
+        note = f'<p class="note">{filled:,} zero boxes fill the list up to {len(trace.proposals):,}.</p>'
+    elif after == config.proposals:
+        note = (
+            f'<p class="note">NMS stopped at its limit of {after:,}: the worst boxes were not looked at.</p>'
+        )
+    body = _funnel(study, count, after) + row(*pictures, kind="pair") + note
+    body += row(_example(study, (w, h)), _histogram(study, after), kind="pair")
     return section(
         "proposals", "4. Proposals", lead, "Faster R-CNN §3.1, equation 2 (deltas), §3.3 (NMS at 0.7)", body
     )
@@ -108,11 +144,12 @@ def step_proposals(study: Study) -> str:
 def _funnel(study: Study, candidates: int, proposals: int) -> str:
     anchors = study.trace.anchor_scores.anchors.shape[0]
     steps = [
-        ("anchors", anchors), ("best, decoded", candidates), ("proposals", proposals),
+        ("anchors", anchors), ("before NMS", candidates), ("after NMS", proposals),
         ("instances", len(study.result)),
     ]  # fmt: skip
     widest = torch.tensor(float(anchors) + 1).log()
-    return bars([(n, float(torch.tensor(float(c) + 1).log() / widest), f"{c:,}", "funnel") for n, c in steps])
+    shares = [(n, float(torch.tensor(float(c) + 1).log() / widest), f"{c:,}", "funnel") for n, c in steps]
+    return bars(shares) + '<p class="note">Lengths are logarithmic.</p>'
 
 
 def _best_first(study: Study, boxes: Tensor, scores: Tensor, levels: Tensor, said: str) -> str:
@@ -145,14 +182,36 @@ def _example(study: Study, size: tuple[float, float]) -> str:
     view = _around(torch.cat([boxes[:60], mine[None]]), (0.0, 0.0, *size), whole=False)
     where = " of its level" if study.config.dialect.per_level else ""
     few = "" if len(rows) <= 60 else " (60 drawn)"
-    return row(
-        figure(
-            svg(view, use("frame", (0, 0, *size)) + drawn, "One proposal and the boxes dropped for its sake"),
-            f"One proposal of {LEVELS[level]}, objectness {score:.3f}, and the <b>{len(rows)}</b> boxes{where} that"
-            f" overlap it by more than {number(study.config.rpn_nms, 2)} and were dropped{few}. The page follows this"
-            " proposal from here on.",
-        ),
-        kind="single",
+    return figure(
+        svg(view, use("frame", (0, 0, *size)) + drawn, "One proposal and the boxes dropped for its sake"),
+        f"One proposal, from an anchor of {LEVELS[level]}, objectness {score:.3f}, and the"
+        f" <b>{len(rows)}</b> other"
+        f" box{'es' * (len(rows) != 1)}{where} that overlapped it by more than"
+        f" {number(study.config.rpn_nms, 2)} and so were"
+        f" dropped{few}. The page follows this proposal from here on.",
+    )
+
+
+def _histogram(study: Study, proposals: int) -> str:
+    """How many boxes have which score, before and after NMS."""
+    before, after = study.trace.candidates.scores.cpu(), study.trace.proposals.scores[:proposals].cpu()
+    counts = [torch.histc(s.float(), 20, 0, 1).tolist() for s in (before, after)]
+    tallest = max(*counts[0], 1.0)
+    drawn = "".join(
+        rect(
+            (5 * i + 0.4, 60 - 56 * n / tallest, 5 * i + 4.6, 60),
+            kind,
+            f"{n:.0f} with {i / 20:.2f} to {(i + 1) / 20:.2f}",
+        )
+        for kind, column in zip(("early", "late"), counts, strict=True)
+        for i, n in enumerate(column)
+        if n
+    )
+    return figure(
+        svg((0, 0, 100, 60), drawn, "Scores before and after NMS", "chart"),
+        "How many boxes (up) have which objectness (0 left, 1 right): pale <b>before</b>, strong"
+        " <b>after</b> NMS;"
+        f" the highest bar is {tallest:,.0f}.",
     )
 
 
@@ -166,7 +225,9 @@ def _proposal_levels(study: Study) -> Tensor:
 def _boxes(boxes: Tensor, scores: Tensor, levels: Tensor, word: str, shown: int | None = None) -> str:
     """Best first; those after ``shown`` are there but hidden."""
     parts = []
-    for i, (box, score, level) in enumerate(zip(boxes.tolist(), scores.tolist(), levels.tolist(), strict=True)):
+    for i, (box, score, level) in enumerate(
+        zip(boxes.tolist(), scores.tolist(), levels.tolist(), strict=True)
+    ):
         off = " off" if shown is not None and i >= shown else ""
         parts.append(rect(box, f"box l{level}{off}", f"{LEVELS[level]}, {word} {score:.3f}"))
     return "".join(parts)

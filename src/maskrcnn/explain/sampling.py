@@ -1,6 +1,6 @@
 """Where each pooling operation reads the feature map, for one region: what `ops.roi_align` does, as geometry.
 
-Unit: cells of the map, cell i from i to i + 1, so that its value lies at i + 0.5; the region of the padded input
+Unit: cells of the map, cell i from i to i + 1, so that its value lies at i + 0.5; a box of the padded input
 divided by the stride is in the same unit.
 """
 
@@ -30,6 +30,7 @@ class Reading:
     bins_x, bins_y : (start, stop) of each of the 7 columns and rows
     points  : (k, 2) x, y of the sampling points; none for RoIPool, which takes every cell of a bin
     output  : (c, 7, 7)
+    own     : whether it is what the model did
     """
 
     name: str
@@ -38,6 +39,7 @@ class Reading:
     bins_y: list[tuple[float, float]]
     points: np.ndarray
     output: Tensor
+    own: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,24 +64,29 @@ def level_of(box: Tensor, padded: Size, config: Config) -> Level:
 
 @torch.inference_mode()
 def readings(study: Study, followed: Followed, k: int) -> list[Reading]:
-    """RoIPool; the model's own operation if it is another; RoIAlign as the paper has it, if that is not the same.
+    """RoIPool; the model's own operation if it is another; RoIAlign as in the paper, if that is a third.
 
     The model's own output is the trace's.
     """
     config, dialect = study.config, study.config.dialect
     features, stride, size = study.trace.pyramid[k - 2], float(2**k), config.box_pool
-    box, image = followed.proposal.to(features.device)[None], torch.zeros(1, dtype=torch.long, device=features.device)
+    box, image = (
+        followed.proposal.to(features.device)[None],
+        torch.zeros(1, dtype=torch.long, device=features.device),
+    )
     own = study.trace.roi_features[followed.roi]
     exact = [v / stride for v in followed.proposal.tolist()]
 
     def pool() -> Reading:
-        output = own if dialect.roi_op == "pool" else roi_pool(features, box, image, size, 1 / stride)[0]
-        return _pool_reading(exact, size, (features.shape[2], features.shape[3]), output)
+        mine = dialect.roi_op == "pool"
+        output = own if mine else roi_pool(features, box, image, size, 1 / stride)[0]
+        return _pool_reading(exact, size, (features.shape[2], features.shape[3]), output, mine)
 
     def align() -> Reading:
-        ratio = dialect.sampling_ratio if dialect.roi_op == "align" else 2
-        output = own if dialect.roi_op == "align" else roi_align(features, box, image, size, 1 / stride, ratio)[0]
-        return _align_reading("RoIAlign", exact, size, ratio, 0.0, output)
+        mine = dialect.roi_op == "align"
+        ratio = dialect.sampling_ratio if mine else 2
+        output = own if mine else roi_align(features, box, image, size, 1 / stride, ratio)[0]
+        return _align_reading("RoIAlign", exact, size, ratio, 0.0, output, mine)
 
     shown = [pool()]
     if dialect.roi_op == "crop_and_resize":
@@ -87,7 +94,7 @@ def readings(study: Study, followed: Followed, k: int) -> list[Reading]:
     elif dialect.roi_op == "align_legacy":
         legacy = [*exact[:2], exact[0] + max(exact[2] - exact[0], 1), exact[1] + max(exact[3] - exact[1], 1)]
         name = "RoIAlign as first released (half a cell off)"
-        shown.append(_align_reading(name, legacy, size, dialect.sampling_ratio, 0.5, own))
+        shown.append(_align_reading(name, legacy, size, dialect.sampling_ratio, 0.5, own, True))
     return [*shown, align()]
 
 
@@ -99,7 +106,7 @@ def align_rounded(study: Study, pool: Reading, k: int) -> Tensor:
     return roi_align(features, box, image, study.config.box_pool, 1 / stride, 2)[0]
 
 
-def _pool_reading(exact: list[float], size: int, extent: Size, output: Tensor) -> Reading:
+def _pool_reading(exact: list[float], size: int, extent: Size, output: Tensor, own: bool) -> Reading:
     x1, y1, x2, y2 = (math.floor(abs(v) + 0.5) * (1 if v >= 0 else -1) for v in exact)
     w, h = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
 
@@ -109,12 +116,13 @@ def _pool_reading(exact: list[float], size: int, extent: Size, output: Tensor) -
         high = [start + math.ceil((i + 1) * step) for i in range(size)]
         return [(min(max(a, 0), limit), min(max(b, 0), limit)) for a, b in zip(low, high, strict=True)]
 
-    return Reading(
-        "RoIPool", (x1, y1, x1 + w, y1 + h), bins(x1, w, extent[1]), bins(y1, h, extent[0]), np.empty((0, 2)), output
-    )
+    columns, rows, nowhere = bins(x1, w, extent[1]), bins(y1, h, extent[0]), np.empty((0, 2))
+    return Reading("RoIPool", (x1, y1, x1 + w, y1 + h), columns, rows, nowhere, output, own)
 
 
-def _align_reading(name: str, box: list[float], size: int, ratio: int, off: float, output: Tensor) -> Reading:
+def _align_reading(
+    name: str, box: list[float], size: int, ratio: int, off: float, output: Tensor, own: bool
+) -> Reading:
     """``off``: how far right and down of their true place the values are taken, in cells."""
     low, high = np.array(box[:2]) + off, np.array(box[2:]) + off
     step = (high - low) / size
@@ -123,7 +131,7 @@ def _align_reading(name: str, box: list[float], size: int, ratio: int, off: floa
         count = ratio if ratio > 0 else max(math.ceil(step[axis]), 1)
         bins.append([(low[axis] + i * step[axis], low[axis] + (i + 1) * step[axis]) for i in range(size)])
         points.append(low[axis] + (np.arange(size * count) + 0.5) * step[axis] / count)
-    return Reading(name, (low[0], low[1], high[0], high[1]), bins[0], bins[1], _product(points), output)
+    return Reading(name, (low[0], low[1], high[0], high[1]), bins[0], bins[1], _product(points), output, own)
 
 
 def _crop_reading(study: Study, followed: Followed, features: Tensor, size: int, output: Tensor) -> Reading:
@@ -138,11 +146,9 @@ def _crop_reading(study: Study, followed: Followed, features: Tensor, size: int,
         points.append(at)
         bins.append([(v - half, v + half) for v in at])
     box = (bins[0][0][0], bins[1][0][0], bins[0][-1][1], bins[1][-1][1])
-    return Reading("crop_and_resize", box, bins[0], bins[1], _product(points), output)
+    return Reading("crop_and_resize", box, bins[0], bins[1], _product(points), output, True)
 
 
 def _product(axes: list[np.ndarray]) -> np.ndarray:
     x, y = np.meshgrid(*axes)
     return np.stack([x.ravel(), y.ravel()], axis=1)
-
-

@@ -26,7 +26,8 @@ def step_input(study: Study) -> str:
     mean = ", ".join(number(m, 2) for m in config.mean)
     shade = "black" if config.dialect.black_padding else "the mean colour, which the network sees as 0"
     lead = (
-        f"The photo is scaled by <b>{number(study.scale[0], 3)}</b> ({rule}), its mean is taken off, and it is padded"
+        f"The photo is scaled by <b>{number(study.scale[0], 3)}</b> ({rule}), its mean is taken off, and it"
+        f" is padded"
         f" to sides that can be halved again and again."
     )
     channels = study.image.pixels.shape[2]
@@ -37,12 +38,21 @@ def step_input(study: Study) -> str:
     )
     padding = "no padding was needed" if (x1, y1, x2, y2) == (0, 0, w, h) else f"outside is padding, {shade}"
     right = figure(
-        svg((0, 0, w, h), use("frame") + rect((x1, y1, x2, y2), "window"), "The input of the network, content marked"),
-        f"The input: {w} × {h}. The dashed window, ({number(x1)}, {number(y1)}) to ({number(x2)}, {number(y2)}), holds"
+        svg(
+            (0, 0, w, h),
+            use("frame") + rect((x1, y1, x2, y2), "window"),
+            "The input of the network, content marked",
+        ),
+        f"The input: {w} × {h}. The dashed window, ({number(x1)}, {number(y1)}) to ({number(x2)},"
+        f" {number(y2)}), holds"
         f" {number(x2 - x1)} × {number(y2 - y1)} pixels of content; {padding}. Mean taken off: {mean}.",
     )
     return section(
-        "input", "1. The input", lead, "Mask R-CNN §3.1; Feature Pyramid Networks §5", row(left, right, kind="pair")
+        "input",
+        "1. The input",
+        lead,
+        "Mask R-CNN §3.1; Feature Pyramid Networks §5",
+        row(left, right, kind="pair"),
     )
 
 
@@ -50,18 +60,24 @@ def step_features(study: Study) -> str:
     down = [_map(study, f, f"C{i + 2}") for i, f in enumerate(study.trace.backbone)]
     up = [_map(study, f, f"P{i + 2}") for i, f in enumerate(study.trace.pyramid)]
     lead = (
-        "A ResNet turns the picture into ever coarser maps C2 to C5 that know more and more of <em>what</em> is there"
-        " and less of <em>where</em>. The pyramid adds the coarse knowledge back to the fine maps: P2 to P6 have both."
+        "A ResNet turns the picture into ever coarser maps C2 to C5 that know more and more of <em>what</em>"
+        " is there"
+        " and less of <em>where</em>. The pyramid adds the coarse knowledge back to the fine maps: P2 to P6"
+        " have both."
     )
     how = (
-        "Large: the direction in which the cells of a map differ most (its first principal component), dark to bright."
+        "Large: the direction in which the cells of a map differ most (its first principal component), dark"
+        " to bright."
         " Small: the four channels that vary most. Each square is one cell, as large as its stride says."
     )
     body = (
-        f"<h3>Backbone, bottom up</h3>{row(*down, kind='maps')}<h3>Pyramid, top down</h3>{row(*up, kind='maps five')}"
+        f"<h3>Backbone, bottom up</h3>{row(*down, kind='maps')}<h3>Pyramid, top"
+        f" down</h3>{row(*up, kind='maps five')}"
         f'<p class="note">{how}</p>'
     )
-    paper = "Deep Residual Learning, table 1; Feature Pyramid Networks, figure 3; Mask R-CNN §3, “Network Architecture”"
+    paper = (
+        "Deep Residual Learning, table 1; Feature Pyramid Networks, figure 3; Mask R-CNN §3, “Architecture”"
+    )
     return section("features", "2. Feature maps", lead, paper, body)
 
 
@@ -80,7 +96,9 @@ def _map(study: Study, features: Tensor, name: str) -> str:
         f' width="{content.shape[2]}" height="{content.shape[1]}">'
     )
     return figure(
-        f'{main}<div class="channels">{small}</div>', f"<b>{name}</b> {w} × {h} × {c}<br>stride {stride}", "map"
+        f'{main}<div class="channels">{small}</div>',
+        f"<b>{name}</b> {w} × {h} × {c}<br>stride {stride}",
+        "map",
     )
 
 
@@ -100,4 +118,3 @@ def _picture(values: np.ndarray, side: int) -> str:
 
 def _shown(channels: int) -> str:
     return "the first three as red, green, blue" if channels > 3 else "the first"
-

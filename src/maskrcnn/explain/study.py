@@ -1,4 +1,4 @@
-"""The numbers that the page shows: one traced image, and the region that the page follows through the heads."""
+"""The numbers that the page shows: one traced image, and the region that it follows through the heads."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ class Study:
     def to_photo(self, boxes: Tensor) -> Tensor:
         """Boxes (n, 4) of the padded frame as exact pixels of the photo, not rounded, not clipped."""
         x1, y1, _, _ = self.window
-        return (boxes.cpu().double() - boxes.new_tensor([x1, y1, x1, y1]).cpu()) / torch.tensor(self.scale * 2)
+        return (boxes.cpu().double() - boxes.new_tensor([x1, y1, x1, y1]).cpu()) / torch.tensor(
+            self.scale * 2
+        )
 
 
 @torch.inference_mode()
@@ -90,8 +92,8 @@ def study(model: MaskRCNN, image: Image, instance: int | None) -> Study:
     trace = model.trace(image)
     count = len(trace.results[0])
     if instance is not None and not 0 <= instance < count:
-        raise ConfigError(f"instance: want 0 to {count - 1} of this picture's {count}, got {instance}" if count else
-                          f"instance: want none, because nothing was detected, got {instance}")  # fmt: skip
+        want = f"0 to {count - 1}" if count else "None, because nothing was detected"
+        raise ConfigError(f"instance: want {want}, got {instance}; the result of this picture has {count}")
     followed = _detected(model, trace, instance) if count else _best_proposal(model, trace)
     return Study(model.config, image, model.source, trace, followed)
 
@@ -116,26 +118,29 @@ def _detected(model: MaskRCNN, trace: Trace, instance: int | None) -> Followed:
     found, row = trace.detections, int(detection_rows(trace, model.config)[instance])
     roi, label = int(found.roi_index[row]), int(found.labels[row])
     return Followed(
-        instance, roi, label, float(found.scores[row]), trace.proposals.boxes[roi].cpu(), found.boxes[row].cpu(),
+        instance, roi, label, float(found.scores[row]),
+        trace.proposals.boxes[roi].cpu(), found.boxes[row].cpu(),
         _class_deltas(trace, roi, label).cpu(), trace.mask_logits[row].sigmoid().float().cpu().numpy(),
     )  # fmt: skip
 
 
 def _best_proposal(model: MaskRCNN, trace: Trace) -> Followed | None:
-    """The first proposal, refined and masked as its best class, though its score did not suffice."""
+    """The proposal most like any class, refined and masked as that, though its score did not suffice."""
     config = model.config
-    if not real_proposals(trace, config):
+    count = real_proposals(trace, config)
+    if not count:
         return None
-    score, label = trace.box_scores.class_logits[0].softmax(0)[:-1].max(0)
-    deltas = _class_deltas(trace, 0, int(label))
-    end = float(config.dialect.inclusive_ends)
-    box = decode(deltas[None], shrink(trace.proposals.boxes[:1], end), config.box_std, config.dialect.delta_clamp)
+    scores, labels = trace.box_scores.class_logits[:count].softmax(1)[:, :-1].max(1)
+    roi = int(scores.argmax())
+    label, proposal = labels[roi], trace.proposals.boxes[roi]
+    deltas, end = _class_deltas(trace, roi, int(label)), float(config.dialect.inclusive_ends)
+    box = decode(deltas[None], shrink(proposal[None], end), config.box_std, config.dialect.delta_clamp)
     box = shrink(clip(box, shrink(trace.batch.windows[0], end)), -end)
     image = trace.proposals.image_index[:1]
     features = pool_rois(trace.pyramid, box, image, trace.batch.size, config.mask_size // 2, config)
     mask = model.mask(features.values, label[None])[0].sigmoid().float().cpu().numpy()
     return Followed(
-        None, 0, int(label), float(score), trace.proposals.boxes[0].cpu(), box[0].cpu(), deltas.cpu(), mask
+        None, roi, int(label), float(scores[roi]), proposal.cpu(), box[0].cpu(), deltas.cpu(), mask
     )
 
 
@@ -169,7 +174,7 @@ def anchor_levels(study: Study) -> Tensor:
 
 
 def silenced(study: Study, followed: Followed) -> tuple[int, Tensor]:
-    """The pyramid level whose anchor made the proposal, and rows of Candidates that NMS dropped as too like it."""
+    """The level whose anchor made the proposal, and rows of Candidates that NMS dropped as too like it."""
     seen, config = study.trace.candidates, study.config
     end = float(config.dialect.inclusive_ends)
     boxes, mine = seen.boxes.cpu(), followed.proposal

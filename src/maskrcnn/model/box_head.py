@@ -66,7 +66,7 @@ def detect(
 
     kept = []
     for i in range(len(batch)):
-        mine = torch.nonzero(image == i).squeeze(1)
+        mine = torch.nonzero((image == i) & boxes.isfinite().all(dim=1)).squeeze(1)
         kept.append(mine[nms(boxes[mine], score[mine], config.nms, label[mine], config.max_detections)])
     keep = torch.cat(kept)
     return Detections(shrink(boxes[keep], -end), label[keep], score[keep], image[keep], roi[keep])

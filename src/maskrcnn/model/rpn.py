@@ -83,9 +83,10 @@ def choose(scores: AnchorScores, batch: ImageBatch, config: Config) -> Candidate
             dialect.delta_clamp,
         )
         boxes = shrink(clip(boxes, shrink(_clip_window(batch, image, dialect.clip_to_padding), end)), -end)
+        sound = boxes.isfinite().all(dim=1)  # without a clamp, untrained weights stretch boxes beyond float32
         if dialect.min_proposal is not None:
-            big = ((boxes[:, 2:] - boxes[:, :2]) > dialect.min_proposal).all(dim=1)
-            boxes, index = boxes[big], index[big]
+            sound &= ((boxes[:, 2:] - boxes[:, :2]) > dialect.min_proposal).all(dim=1)
+        boxes, index = boxes[sound], index[sound]
         probability = scores.objectness[image, index].sigmoid()
         parts.append((boxes, probability, torch.full_like(index, image), index, level_of[index]))
     return Candidates(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -109,10 +110,10 @@ def suppress(candidates: Candidates, scores: AnchorScores, batch: ImageBatch, co
         ]
         boxes, probability = candidates.boxes[kept], candidates.scores[kept]
         if dialect.pad_proposals:
-            missing = config.proposals - len(kept)
+            missing = config.proposals - kept.shape[0]
             boxes = torch.cat([boxes, shrink(boxes.new_zeros(missing, 4), -end)])
             probability = torch.cat([probability, probability.new_zeros(missing)])
-        parts.append((boxes, probability, kept.new_full((len(boxes),), image)))
+        parts.append((boxes, probability, kept.new_full((boxes.shape[0],), image)))
     return Proposals(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import ConfigError
+from ..files import replacing
 from ..records import Result
-from .atomic import replacing
 
 
 def to_coco(result: Result, image_id: int = 1) -> list[dict[str, Any]]:

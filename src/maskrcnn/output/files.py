@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from ..errors import ConfigError, ImageError
+from ..files import write_bytes, write_text
 from ..records import Result
-from .atomic import write_bytes, write_text
 from .coco import coco_file, source_of
 from .overlay import as_rgb, draw
 from .shapes import crop_polygons, crop_rings, join_parts

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..config import Config
 from ..errors import MaskRCNNError, WeightsError
+from ..files import write_bytes
 
 if TYPE_CHECKING:
     from ..model import MaskRCNN
@@ -43,16 +43,11 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Literal["float32", "float1
                 )
         tensors[name] = stored.contiguous()
     metadata = {"format": FORMAT, "version": VERSION, "config": json.dumps(model.config.to_dict())}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata)
-        part.replace(path)
+        # Not save_file: what it writes only the owner can read.
+        return write_bytes(path, serialise(tensors, metadata))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 def read(path: Path) -> tuple[Config, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, with the permissions that any new file has."""
 
 from __future__ import annotations
 
