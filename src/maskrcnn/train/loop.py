@@ -106,6 +106,9 @@ class _Run:
         self.every = max(round(settings.validate_every * self.order.batches), 1)
         losses = Losses(self.model, settings.sampling, config, fabric)
         self.module, self.optimizer = fabric.setup(losses, optimizer(self.model, settings))
+        if settings.compile:
+            self.model.backbone.compile()
+            self.model.fpn.compile()
         self.average = Average(self.model, settings.ema) if settings.ema is not None else None
         self.progress = Progress()
         if resume:

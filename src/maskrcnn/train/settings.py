@@ -32,6 +32,8 @@ class Training:
         clip           : largest norm of the gradient; None for no limit
         ema            : decay of the average over steps that is validated and kept; None for none
         precision      : of Lightning Fabric: ``32-true``, ``bf16-mixed``, ``16-mixed``
+        compile        : run backbone and pyramid through torch.compile; minutes at the start, for each size of
+                         picture, so give ``augment`` a ``size``
     Network
         layers         : what learns: ``heads``, ``3+``, ``4+``, ``5+`` (from that stage of the backbone on),
                          ``all``, or a regular expression searched in parameter names
@@ -66,6 +68,7 @@ class Training:
     clip: float | None = 5.0
     ema: float | None = None
     precision: str = "32-true"
+    compile: bool = False
 
     layers: str = "all"
     norm: Literal["frozen", "adapt"] = "frozen"
