@@ -15,6 +15,7 @@ from maskrcnn.records import Image
 from maskrcnn.train import Training, origins, with_names
 from maskrcnn.train.feed import Order, feed, order, repeat_factors
 from maskrcnn.train.optimize import Average, choose_layers, optimizer, rate
+from maskrcnn.train.together import together
 from training_script import TINY, drawn, tiny
 
 
@@ -82,6 +83,19 @@ def test_workers_give_the_batches_that_one_process_gives() -> None:
             assert a.names == b.names
             assert all(np.array_equal(x.pixels, y.pixels) for x, y in zip(a.images, b.images, strict=True))
             assert all(x.masks.equal(y.masks) for x, y in zip(a.targets, b.targets, strict=True))
+
+
+def test_data_sets_of_different_classes_train_together_and_do_not_label_each_others() -> None:
+    first = replace(drawn(2), names=("box", "dark"))
+    second = replace(drawn(2), names=("owl", "box"))
+    both = together([first, second])
+    assert both.names == ("box", "dark", "owl") and len(both) == 4
+    assert [both[i].labelled for i in range(4)] == [{0, 1}, {0, 1}, {0, 2}, {0, 2}]
+    assert [both[i].instances[0].label for i in range(4)] == [0, 1, 2, 0]
+    assert len({both[i].image_id for i in range(4)}) == 4
+    target = both[3].target()
+    assert target.labelled is not None and target.labelled.tolist() == [True, False, True]
+    assert together([first]) is first
 
 
 # Rates and layers

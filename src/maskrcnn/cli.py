@@ -333,7 +333,12 @@ def explain(
 @app.command()
 def train(
     data: Annotated[
-        Path, typer.Argument(help="An annotation file, or a folder of a data set.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="DATA...",
+            help="Annotation files or folders of data sets; each may have classes of its own.",
+            show_default=False,
+        ),
     ],
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="Where to start: default, none (random), a name or a file.")

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from .heads import with_names
 from .optimize import Average, choose_layers, optimizer, rate
 from .settings import Training
 from .step import Losses, take_step
+from .together import together
+
+Source = str | Path | Dataset | Sequence[str | Path | Dataset]
 
 PREVIEWS = 8  # pictures of the validation set that are drawn at each validation
 LOSS_PICTURES = 100  # of which the validation loss is taken: it needs no more to show a trend
@@ -51,10 +54,10 @@ class Report:
 
 def train(
     model: MaskRCNN | None,
-    data: str | Path | Dataset,
+    data: Source,
     *,
     out: str | Path = "runs/train",
-    val: str | Path | Dataset | None = None,
+    val: Source | None = None,
     resume: bool = False,
     settings: Training | None = None,
     device: str = "auto",
@@ -65,7 +68,7 @@ def train(
 
     model    : where to start from; for another class list its heads are rearranged, see `with_names`. The
                model that is handed in is not changed. None: that of the run that goes on
-    data     : an annotation file, a folder, or a `Dataset`
+    data     : an annotation file, a folder, or a `Dataset`; or a list of these, each with classes of its own
     val      : the same to validate on; None takes the split ``val`` of ``data`` where it has one
     resume   : go on with the run in ``out``, at its last checkpoint and with its settings
     settings : a `Training`; ``options`` are its fields by name, in place of what it says
@@ -229,18 +232,28 @@ def _settings(run: Path, resume: bool, settings: Training | None, options: dict[
     return (settings or Training()).with_options(**options)
 
 
-def _datasets(data: str | Path | Dataset, val: str | Path | Dataset | None) -> tuple[Dataset, Dataset | None]:
+def _datasets(data: Source, val: Source | None) -> tuple[Dataset, Dataset | None]:
     """Data to learn from, repaired where that is safe, and data to validate on as they are."""
-    if val is None and isinstance(data, str | Path) and Path(data).is_dir():
-        try:
-            val = open_dataset(data, "val")
-        except DataError as error:
-            warnings.warn(f"training without validation: {error}", stacklevel=3)
-    if isinstance(data, str | Path):
-        data = open_dataset(data)
-    repaired, findings = repair(data)
+    learnt = open_all(data)
+    validated = [] if val is None else [open_all(val)]
+    if val is None:
+        for folder in (one for one in _several(data) if isinstance(one, str | Path) and Path(one).is_dir()):
+            try:
+                validated.append(open_dataset(folder, "val"))
+            except DataError as error:
+                warnings.warn(f"training without validation on {folder}: {error}", stacklevel=4)
+    repaired, findings = repair(learnt)
     findings.raise_if_stopped()
-    return repaired, open_dataset(val) if isinstance(val, str | Path) else val
+    return repaired, together(validated) if validated else None
+
+
+def open_all(data: Source) -> Dataset:
+    """One data set of one or several, see `together`."""
+    return together([open_dataset(one) if isinstance(one, str | Path) else one for one in _several(data)])
+
+
+def _several(data: Source) -> Sequence[str | Path | Dataset]:
+    return data if isinstance(data, list | tuple) else [data]  # type: ignore[list-item]
 
 
 def _fabric(settings: Training, device: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ..config import Config
-from ..data import open_dataset
 from ..errors import ConfigError
 from ..model import MaskRCNN
 from ..weights import load
 from .heads import origins
+from .loop import open_all
 
 
 def random_model(names: tuple[str, ...], recipe: Path | None = None, seed: int = 0) -> MaskRCNN:
@@ -33,9 +34,11 @@ def random_model(names: tuple[str, ...], recipe: Path | None = None, seed: int =
     return MaskRCNN(Config.from_dict({**stored, "names": names}))
 
 
-def start_model(weights: str, data: Path, recipe: Path | None, seed: int, console: Console) -> MaskRCNN:
+def start_model(
+    weights: str, data: Sequence[Path], recipe: Path | None, seed: int, console: Console
+) -> MaskRCNN:
     """The model that ``--weights`` names, and a table of what its heads know of the classes of ``data``."""
-    names = tuple(open_dataset(data).names)
+    names = tuple(open_all(list(data)).names)
     if weights == "none":
         return random_model(names, recipe, seed)
     model = load(None if weights == "default" else weights)
