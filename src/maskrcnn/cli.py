@@ -344,6 +344,66 @@ def explain(
 
 
 @app.command()
+def train(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA...",
+            help="Annotation files or folders of data sets; each may have classes of its own.",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        str, typer.Option("--weights", "-w", help="Where to start: default, none (random), a name or a file.")
+    ] = "default",
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file with [bold]training[/] settings, and the [bold]model[/] for none."),
+    ] = None,
+    val: Annotated[
+        Path | None, typer.Option(help="What to validate on. Default: the split val of DATA, if any.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/train"),
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder, where it was.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Times to go through the data.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures in a batch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="What learns: heads, 5+, 4+, 3+, all, or a regular expression.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other training setting; repeatable."),
+    ] = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Train on annotated pictures; a killed run goes on with --resume.
+
+    The folder gets best.safetensors and last.safetensors, log.csv, validation.csv, results.png and pictures.
+
+    Several processes: torchrun --nproc-per-node 2 -m maskrcnn train DATA.
+    """
+    from .train import Training, train
+    from .train.start import start_model
+    from .train.watch import watch
+
+    options = {"epochs": epochs, "batch": batch, "lr": lr, "layers": layers}
+    options = {k: v for k, v in options.items() if v is not None} | _settings(setting)
+    settings = Training() if recipe is None else Training.load(recipe)
+    run = resume or out
+    model = (
+        None if resume else start_model(weights, data, recipe, settings.with_options(**options).seed, console)
+    )
+    with watch(stderr) as tell:
+        train(model, data, out=run, val=val, resume=resume is not None, settings=settings, device=device,
+              tell=tell, **options)  # fmt: skip
+    console.print(f"the best weights are {escape(str(run / 'best.safetensors'))}", soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     data: Annotated[
         Path,
