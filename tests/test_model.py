@@ -229,7 +229,7 @@ ROOMS = [
     {"inputs"},
     {"model"},
     {"weights", "output", "train", "explain", "engines"},
-    {"jobs"},
+    {"jobs", "serve"},
     {"cli", "__init__", "__main__"},
 ]
 
