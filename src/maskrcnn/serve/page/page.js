@@ -276,14 +276,14 @@ function look() {
   point();
 }
 
-// Names at the upper edges; the best-scored come first, and one without room, or wider than its instance, is left out.
+// Names at the upper edges; the best-scored come first, and one without room, or that would hide its instance, is left out.
 function label() {
   const { k, x, y } = zoom, taken = [], wanted = $("tagged").getAttribute("aria-pressed") === "true";
   const seen = new Set(wanted ? shown(current) : []);
   for (const one of current.instances) {
     const [x1, y1, x2, y2] = one.box, wide = width(one.name);
     const left = k * (x1 + x2) / 2 + x - wide / 2, top = Math.max(k * y1 + y, 11);
-    const room = seen.has(one) && k * (x2 - x1) > 0.8 * wide && k * (y2 - y1) > 22 && k * y2 + y > 30
+    const room = seen.has(one) && k * (x2 - x1) > 1.4 * wide && k * (y2 - y1) > 22 && k * y2 + y > 30
       && !taken.some(([l, t, w]) => left < l + w && l < left + wide && Math.abs(top - t) < 19);
     one.tag.style.display = room ? "" : "none";
     if (!room) continue;
