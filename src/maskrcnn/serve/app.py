@@ -89,13 +89,13 @@ class Desk:
     def __init__(self, model: MaskRCNN, settings: Settings) -> None:
         self.model = model
         self.settings = settings
+        self.in_flight = 0
         self.metrics = Metrics()
         self.engine = Engine(model, settings.batch_size, settings.window, self.metrics)
         self.metrics.ready.set_function(lambda: float(self.engine.ready))
         self.metrics.in_flight.set_function(lambda: self.in_flight)
         self.intake = Intake(settings)
         self.threads = ThreadPoolExecutor(2, "pictures")
-        self.in_flight = 0
         # Decoded pictures are large: one batch in the network, and one made ready or answered meanwhile.
         self.decoded = asyncio.Semaphore(2 * settings.batch_size)
 
@@ -168,7 +168,9 @@ class Desk:
         async with self.decoded:
             image = await self._in_thread(decode, upload, self.settings, self.model.config.channels == 4)
             html = await asyncio.wrap_future(self.engine.explain(image, upload.name or "your picture"))
-        return HTMLResponse(html.encode("utf-8", "replace"), headers={"Content-Security-Policy": FRAME_POLICY})
+        return HTMLResponse(
+            html.encode("utf-8", "replace"), headers={"Content-Security-Policy": FRAME_POLICY}
+        )
 
     def _admit(self) -> None:
         if not self.engine.ready:
@@ -176,7 +178,9 @@ class Desk:
         if self.in_flight >= self.settings.queue:
             wait = min(max(math.ceil(self.in_flight * self.metrics.per_picture), 1), 60)
             raise Refusal(
-                429, f"{self.in_flight} requests wait already; try again in {wait} s", {"Retry-After": str(wait)}
+                429,
+                f"{self.in_flight} requests wait already; try again in {wait} s",
+                {"Retry-After": str(wait)},
             )
 
     async def _while_connected(self, request: Request, work: Awaitable[Response]) -> Response:

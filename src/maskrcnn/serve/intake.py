@@ -128,7 +128,9 @@ def decode(upload: Upload, settings: Settings, keep_alpha: bool) -> Image:
     """The pixels. Raises Refusal for what cannot be read; blocks, so not for the event loop."""
     name = upload.name or "picture"
     if upload.data.startswith(b"\x93NUMPY"):
-        raise Refusal(415, f"{name}: want {', '.join(FORMATS)}, got a NumPy array; send a TIFF for many bands")
+        raise Refusal(
+            415, f"{name}: want {', '.join(FORMATS)}, got a NumPy array; send a TIFF for many bands"
+        )
     try:
         if upload.data[:4] in tiff.MAGIC:
             _check_tiff(upload.data, name, settings)
@@ -191,7 +193,9 @@ async def _from_form(request: Request, body: bytes) -> Upload:
         raise Refusal(400, "want a whole multipart/form-data with one file, got a broken one") from None
     files = [(key, part) for key, part in form.multi_items() if isinstance(part, UploadFile)]
     if not files:
-        raise Refusal(422, "file: want a part 'file' with the picture, got none; with curl: -F file=@photo.jpg")
+        raise Refusal(
+            422, "file: want a part 'file' with the picture, got none; with curl: -F file=@photo.jpg"
+        )
     part = files[0][1]
     texts = [(key, value) for key, value in form.multi_items() if isinstance(value, str)]
     fields: dict[str, Any] = {

@@ -63,7 +63,9 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    good, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    good, data = cv2.imencode(
+        ".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_PNG_COMPRESSION, 1)
+    )
     if not good:
         raise ValueError("OpenCV cannot write this PNG")
     return data.tobytes()

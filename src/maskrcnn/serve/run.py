@@ -30,7 +30,9 @@ def run(
     settings = settings or Settings()
     app = create_app(model, settings)
     try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
     except OSError as error:
         raise ConfigError(
             f"--host {host} --port {port}: want a free address of this machine, got '{error.strerror or error}'; "
