@@ -22,13 +22,19 @@ except ImportError:
     sync_playwright = None  # type: ignore[assignment]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-MISSING = [n for n, there in (("the package playwright", sync_playwright), ("chromium", CHROMIUM)) if not there]
+MISSING = [
+    n for n, there in (("the package playwright", sync_playwright), ("chromium", CHROMIUM)) if not there
+]
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(bool(MISSING), reason=f"the page is tested in a browser; missing: {', '.join(MISSING)}"),
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"the page is tested in a browser; missing: {', '.join(MISSING)}"
+    ),
 ]
-ARGUMENTS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-             "--disable-component-update --disable-sync").split()  # fmt: skip
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 COINS = Path(__file__).parent.parent / "examples" / "photos" / "coins.png"
 COIN_COUNT = 24
 Open = Callable[..., "Page"]
@@ -62,7 +68,9 @@ def visit(browser: "Browser", server: Running) -> Iterator[Open]:
         page.on("request", lambda r: page.asked.append(r.url))  # type: ignore[attr-defined]
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda m: wrong.append(m.text) if "Content Security" in m.text else None)
-        page.on("request", lambda r: None if r.url.startswith((own, "blob:", "data:")) else wrong.append(r.url))
+        page.on(
+            "request", lambda r: None if r.url.startswith((own, "blob:", "data:")) else wrong.append(r.url)
+        )
         page.goto(own)
         return page
 
@@ -206,7 +214,9 @@ def test_a_busy_server_is_asked_again(visit: Open) -> None:
 
     def busy(route: Any) -> None:
         if refusals:
-            route.fulfill(status=refusals.pop(), headers={"Retry-After": "1"}, json={"error": {"message": "full"}})
+            route.fulfill(
+                status=refusals.pop(), headers={"Retry-After": "1"}, json={"error": {"message": "full"}}
+            )
         else:
             route.continue_()
 
@@ -287,7 +297,13 @@ def test_a_screen_reader_hears_what_everything_is(visit: Open) -> None:
     upload(page)
     tree = page.locator("body").aria_snapshot()
     assert not re.search(r"- button(?! \")", tree), "a button without a name"
-    for said in ("24 instances", 'slider "Least score', 'button "disc, 99%', "coins.png: 24 disc", 'tab "Explain"'):
+    for said in (
+        "24 instances",
+        'slider "Least score',
+        'button "disc, 99%',
+        "coins.png: 24 disc",
+        'tab "Explain"',
+    ):
         assert said in tree
     expect(page.locator("#drawing")).to_have_attribute("aria-label", "coins.png: 24 disc")
 
