@@ -57,11 +57,11 @@ def bomb(side: int) -> bytes:
     )
 
 
-def tiff_of(samples: int) -> bytes:
+def tiff_of(samples: int, kind: int = 3) -> bytes:
     """A TIFF that claims 4000 x 4000 pixels of so many 8-bit samples, and has none of them."""
-    tags = [(256, 4000), (257, 4000), (258, 8), (262, 2), (277, samples), (273, 8), (279, 1)]
+    tags = [(256, 4000), (257, 4000), (258, 8), (262, 2), (273, 8), (277, samples), (279, 1)]
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(
-        struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags) + bytes(4)  # fmt: skip
+        struct.pack("<HHII", tag, kind, 1, value) for tag, value in tags) + bytes(4)  # fmt: skip
 
 
 @pytest.fixture
@@ -122,6 +122,18 @@ def test_every_way_in_gives_what_the_model_gives() -> None:
         assert "sandbox" in page.headers["Content-Security-Policy"]
 
 
+def test_the_client_in_the_documentation_works(tmp_path: Path, running: Running) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    client: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], client)
+    (tmp_path / "a.png").write_bytes(png())
+    url = f"http://127.0.0.1:{running.port}"
+    ((name, score, box, mask),) = client["predict"](tmp_path / "a.png", url, score=0.5)
+    assert (name, box, mask.shape) == ("bolt", [0, 0, 4, 4], (8, 12)) and score == pytest.approx(0.9)
+    with pytest.raises(RuntimeError, match="nut, bolt"):
+        client["predict"](tmp_path / "a.png", url, classes="nail")
+
+
 def shoelace(ring: list[float]) -> float:
     x, y = np.array(ring).reshape(-1, 2).T
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
@@ -170,6 +182,7 @@ HOSTILE: dict[str, tuple[int, dict[str, Any]]] = {
     "bomb within a signed 32 bit area": (422, {"content": bomb(40_000), "headers": PNG}),
     "no pixels": (422, {"content": bomb(0), "headers": PNG}),
     "tiff of many bands": (422, {"content": tiff_of(60_000), "headers": PNG}),
+    "tiff of more bands than memory": (422, {"content": tiff_of(4_000_000_000, 4), "headers": PNG}),
     "tiff without pixels": (422, {"content": tiff_of(3), "headers": PNG}),
     "gif head": (422, {"content": b"GIF89a" + b"\xff" * 40, "headers": PNG}),
     "webp head": (422, {"content": b"RIFF\xff\xff\xff\xffWEBPVP8 " + b"\xff" * 40, "headers": PNG}),

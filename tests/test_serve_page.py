@@ -32,14 +32,9 @@ pytestmark = [
     ),
 ]
 ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 COINS = Path(__file__).parent.parent / "examples" / "photos" / "coins.png"
 COIN_COUNT = 24
 Open = Callable[..., "Page"]
