@@ -276,6 +276,61 @@ def explain(
     console.print(f"wrote {escape(str(page))}", soft_wrap=True)
 
 
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path, typer.Argument(help="An annotation file or a folder, of any known format.", show_default=False)
+    ],
+    weights: Weights = None,
+    config: ConfigFile = None,
+    split: Annotated[
+        str, typer.Option(help="Which part of a folder that holds several: val, test, train, ...")
+    ] = "val",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of report.html, evaluation.json and results.json.")
+    ] = Path("evaluation"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, the first.")] = None,
+    score: Annotated[
+        float | None, typer.Option(help="Leave out detections below it; default: 0.05, like COCO.")
+    ] = None,
+    max_detections: Annotated[
+        int,
+        typer.Option(min=1, help="At most this many a picture; more than 100 is no longer COCO's number."),
+    ] = 100,
+    results: Annotated[
+        Path | None, typer.Option(help="Measure this COCO results file; no model is run.")
+    ] = None,
+    setting: Setting = None,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures that go through the network together.")
+    ] = 1,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on annotated pictures: COCO AP of boxes and masks, curves, the worst pictures."""
+    from . import evaluate as measure
+    from .data import open_dataset
+
+    if results is not None and limit is not None:
+        raise ConfigError(
+            "--limit: want a model to run on fewer pictures, got --results; leave one of them out"
+        )
+    dataset = open_dataset(data, split)
+    if results is not None:
+        done = measure.evaluate_results(results, dataset, max_detections=max_detections)
+    else:
+        model = _load(weights, config, setting, device)
+        with _progress() as show:
+            done = measure.evaluate(
+                model, dataset, score=score, batch_size=batch_size, max_detections=max_detections,
+                limit=limit, progress=show,
+            )  # fmt: skip
+    report = measure.write_report(done, dataset, out)
+    for line in measure.lines(done):
+        console.print(escape(line), soft_wrap=True)
+    console.print(f"see {escape(str(report))}", soft_wrap=True)
+
+
 # Behind the commands
 
 

@@ -17,6 +17,10 @@ class ImageError(MaskRCNNError, ValueError):
     """An image cannot be read, or does not fit the model."""
 
 
+class DataError(MaskRCNNError, ValueError):
+    """Annotations cannot be read, or contradict themselves."""
+
+
 class WeightsError(MaskRCNNError, ValueError):
     """A weight file is damaged, of an unknown kind, or does not fit."""
 

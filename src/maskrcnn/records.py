@@ -48,6 +48,9 @@ class Target:
     boxes  : (n, 4) float32 xyxy, pixels of the original image
     labels : (n,) int64, index into the model's ``names``
     masks  : (n, h, w) bool, of the original image's size
+    crowds : (c, 4) float32 xyxy, regions of many objects that are not told apart: neither object nor background
+    labelled : (classes,) bool, the classes annotated in this image; others may be visible without a box.
+             None: all classes
 
     Raises ShapeError for arrays that do not belong together, and for boxes without area.
     """
@@ -55,6 +58,8 @@ class Target:
     boxes: Tensor
     labels: Tensor
     masks: Tensor
+    crowds: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    labelled: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -62,7 +67,10 @@ class Target:
             "boxes": (tuple(self.boxes.shape) == (n, 4), torch.float32, f"({n}, 4)"),
             "labels": (self.labels.ndim == 1, torch.int64, "(n,)"),
             "masks": (self.masks.ndim == 3 and len(self.masks) == n, torch.bool, f"({n}, h, w)"),
+            "crowds": (self.crowds.ndim == 2 and self.crowds.shape[1] == 4, torch.float32, "(c, 4)"),
         }
+        if self.labelled is not None:
+            wanted["labelled"] = (self.labelled.ndim == 1, torch.bool, "(classes,)")
         for name, (fits, dtype, shape) in wanted.items():
             got: Tensor = getattr(self, name)
             if not fits or got.dtype != dtype:

@@ -1,0 +1,108 @@
+"""Which format a file or folder is in, seen from its content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .coco import is_coco, read_coco
+from .dataset import Samples
+from .files import pick_split, read_json, split_of
+from .labelme import is_labelme, read_labelme
+from .masks import id_mask_folders, mask_folders, read_id_masks, read_masks
+from .via import is_via, read_via
+from .voc import is_voc, read_voc
+from .yolo import is_yolo, read_yolo
+
+KNOWN = (
+    "COCO json, VIA json, LabelMe json, YOLO segmentation (data.yaml), PASCAL VOC (SegmentationObject and "
+    "SegmentationClass), a folder of pictures beside one of instance PNGs, or folders with images and masks inside"
+)
+
+
+def recognise(path: Path, split: str | None) -> Samples:
+    """Read a data set of any known format, see `open_dataset`."""
+    if not path.exists():
+        raise DataError(f"{path}: want an annotation file or a folder, there is none")
+    found = _file(path, split) if path.is_file() else _folder(path, split)
+    if found is None:
+        raise DataError(f"{path}: want {KNOWN}; got none of them")
+    return found
+
+
+def _file(path: Path, split: str | None) -> Samples | None:
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return read_yolo(path, split)
+    return _json(path, read_json(path))
+
+
+def _json(path: Path, content: Any, others: tuple[Any, ...] = ()) -> Samples | None:
+    if is_coco(content):
+        return read_coco(path, content)
+    if is_labelme(content):
+        return read_labelme([path], path.parent)
+    if is_via(content):
+        return read_via(path, content, others)
+    return None
+
+
+def _folder(folder: Path, split: str | None) -> Samples | None:
+    """What lies in this folder, else in the one of its subfolders that is named after the split."""
+    found = _here(folder, split)
+    if found is not None:
+        return found
+    if (folder / "annotations").is_dir():
+        found = _jsons(sorted((folder / "annotations").glob("*.json")), folder, split)
+        if found is not None:
+            return found
+    splits = [d for d in sorted(folder.iterdir()) if d.is_dir() and (split_of(d.name) or d.name == split)]
+    if splits:
+        chosen = pick_split(splits, split, folder)
+        jsons = sorted(chosen.glob("*.json"))
+        others = [file for d in splits if d != chosen for file in sorted(d.glob("*.json"))]
+        return _jsons(jsons, chosen, None, others) if jsons else _here(chosen, None)
+    below = [d for d in sorted(folder.iterdir()) if d.is_dir()]
+    return _folder(below[0], split) if len(below) == 1 else None  # an archive often has one folder around all
+
+
+def _here(folder: Path, split: str | None) -> Samples | None:
+    for file in (*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.yml"))):
+        if is_yolo(file):
+            return read_yolo(file, split)
+    if is_voc(folder):
+        return read_voc(folder, split)
+    found = _jsons(sorted(folder.glob("*.json")), folder, split)
+    if found is not None:
+        return found
+    if next(mask_folders(folder), None) is not None:
+        return read_masks(folder)
+    pair = id_mask_folders(folder)
+    return read_id_masks(*pair) if pair is not None else None
+
+
+def _jsons(
+    files: list[Path], folder: Path, split: str | None, others: list[Path] | None = None
+) -> Samples | None:
+    """One of several splits, or the many files of LabelMe; ``others`` are those of the data set's other splits."""
+    for file in sorted(files, key=lambda f: f.stat().st_size):
+        content = read_json(file)
+        if is_labelme(content):  # one file a picture; a list of settings may lie between them
+            theirs = [f for f in files if is_labelme(read_json(f))]
+            return read_labelme(theirs, folder, [f for f in others or () if is_labelme(read_json(f))])
+        if is_coco(content) or is_via(content):
+            break
+    else:
+        return None
+    named = [f for f in files if split_of(f.stem)]
+    if named and others is None:
+        # COCO keeps captions and keypoints of the same pictures beside the instances
+        wanted = [f for f in named if "instances" in f.name.lower()] or named
+        file = pick_split(wanted, split, folder)
+        others = [f for f in wanted if f != file]
+    else:
+        file = pick_split([f for f in files if is_coco(c := read_json(f)) or is_via(c)], split, folder)
+    content = read_json(file)
+    return _json(
+        file, content, tuple(c for c in map(read_json, others or ()) if is_via(c)) if is_via(content) else ()
+    )
