@@ -14,7 +14,7 @@ import PIL.Image
 
 from ..errors import DataError, ImageError
 from ..inputs.sources import SUFFIXES
-from ..output.atomic import write_text
+from ..files import write_text
 from ..output.files import write_picture
 from ..records import Size
 from .dataset import Dataset, Sample

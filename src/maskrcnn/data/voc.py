@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..output.atomic import write_text
+from ..files import write_text
 from ..output.files import write_picture
 from .dataset import Dataset, Instance, Sample, Samples
 from .files import LABELS, class_list, export_pictures, picture_size, pictures_by_stem, read_ids, write_labels

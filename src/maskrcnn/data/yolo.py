@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..inputs.sources import SUFFIXES
-from ..output.atomic import write_text
+from ..files import write_text
 from .dataset import Dataset, Instance, Sample, Samples
 from .files import export_pictures, picture_size
 from .findings import Finding

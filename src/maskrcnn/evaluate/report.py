@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data import Dataset
 from ..explain.markup import figure, number, row, table
-from ..output.atomic import write_text
+from ..files import write_text
 from .charts import Line, chart, matrix, meter, spark
 from .evaluation import Evaluation
 from .metrics import Measure, Metrics
