@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import ConfigError, ShapeError
 from ..ops.resize import skimage_resize
+from .boxes import denorm_boxes, norm_boxes
 
 Window = tuple[int, int, int, int]
 Padding = list[tuple[int, int]]
@@ -177,3 +178,28 @@ META = {
 def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
     """The parts of (b, 12 + classes) by name."""
     return {name: meta[:, columns].astype(dtype) for name, (columns, dtype) in META.items()}
+
+
+def unmold_detections(
+    detections: np.ndarray, mrcnn_mask: np.ndarray, original_image_shape: Sequence[int],
+    image_shape: Sequence[int], window: Sequence[int],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """The network's outputs for one image, in pixels of the original.
+
+    detections : (n, 6) y1, x1, y2, x2 normalised, class id, score; ends at the first class id 0
+    mrcnn_mask : (n, m, m, classes) probabilities
+    window     : y1, x1, y2, x2, where the content lies in the network input of ``image_shape``
+
+    Returns boxes (k, 4) int32, class ids (k,) int32, scores (k,) float32 and masks (h, w, k) bool; boxes that
+    have no area are left out.
+    """
+    empty = np.flatnonzero(detections[:, 4] == 0)
+    rows = detections[: empty[0] if len(empty) else None]
+    class_ids = rows[:, 4].astype(np.int32)
+    inner = norm_boxes(np.asarray(window), image_shape)
+    shift, scale = np.tile(inner[:2], 2), np.tile(inner[2:] - inner[:2], 2)
+    boxes = denorm_boxes((rows[:, :4] - shift) / scale, original_image_shape)
+    solid = np.flatnonzero((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > 0)
+    masks = [unmold_mask(mrcnn_mask[i, :, :, class_ids[i]], boxes[i], original_image_shape) for i in solid]
+    full = np.stack(masks, axis=-1) if masks else np.empty((*tuple(original_image_shape[:2]), 0))
+    return boxes[solid], class_ids[solid], rows[solid, 5], full
