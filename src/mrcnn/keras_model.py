@@ -50,19 +50,23 @@ class Layer:
     def __init__(self, described: keras.Layer, arrays: dict[str, torch.Tensor]) -> None:
         self.name = described.name
         self.output = Symbol(described.name)
-        self.weights = [Variable(f"{key}:0", arrays[key]) for key in described.keys]
+        self._own = [Variable(f"{key}:0", arrays[key]) for key in described.keys]
         self.keys = described.keys
         self.trainable = True
         self.layers: list[Layer] = []
 
+    @property
+    def weights(self) -> list[Variable]:
+        """The arrays, those of inner layers included."""
+        return self._own + [w for layer in self.layers for w in layer.weights]
+
     def get_weights(self) -> list[np.ndarray]:
         """Copies of the arrays, in Keras's shapes and order."""
-        return [w.numpy() for layer in (self, *self.layers) for w in layer.weights]
+        return [w.numpy() for w in self.weights]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Values for all arrays; their shapes have to be those there are."""
-        own = [w for layer in (self, *self.layers) for w in layer.weights]
-        for variable, value in zip(own, weights, strict=True):
+        for variable, value in zip(self.weights, weights, strict=True):
             if variable.shape != np.shape(value):
                 raise ConfigError(f"{variable.name}: want {variable.shape}, got {np.shape(value)}")
             with torch.no_grad():
@@ -160,7 +164,7 @@ class KerasModel:
         print_fn(f"{'Layer (type)':{line_length - 14}}Param #")
         print_fn("=" * line_length)
         for layer in self.layers:
-            count = sum(w.array.numel() for one in (layer, *layer.layers) for w in one.weights)
+            count = sum(w.array.numel() for w in layer.weights)
             print_fn(f"{layer.name + ' (' + type(layer).__name__ + ')':{line_length - 14}}{count:,}")
         print_fn("=" * line_length)
         print_fn(f"Total params: {self.count_params():,}")

@@ -341,7 +341,7 @@ class MaskRCNN:
     def get_trainable_layers(self) -> list[Layer]:
         """The layers that have weights."""
         layers = [self.find_trainable_layer(layer) for layer in self.keras_model.layers]
-        return [layer for layer in layers if layer.weights or layer.layers]
+        return [layer for layer in layers if layer.weights]
 
     def run_graph(
         self, images: Sequence[np.ndarray], outputs: Sequence[tuple[str, Symbol]],
