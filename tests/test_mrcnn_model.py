@@ -81,7 +81,9 @@ def test_detect_gives_the_recorded_instances(weights: Path, case: str) -> None:
         rois, ids, scores = (recorded[f"result_{i}_{k}"] for k in ("rois", "class_ids", "scores"))
         assert abs(len(result["rois"]) - len(rois)) <= 1
         wanted_masks, free = masks_of(recorded, i), list(range(len(result["rois"])))
-        for box, label, score, mask in zip(rois.reshape(-1, 4), ids, scores, wanted_masks.transpose(2, 0, 1), strict=True):
+        for box, label, score, mask in zip(
+            rois.reshape(-1, 4), ids, scores, wanted_masks.transpose(2, 0, 1), strict=True
+        ):
             near = [
                 j for j in free
                 if result["class_ids"][j] == label and np.abs(result["rois"][j] - box).max() <= 1
@@ -208,7 +210,11 @@ def test_the_graph_gives_the_recorded_stages(weights: Path) -> None:
     assert found["roi_align_classifier"].shape == (1, 1000, 7, 7, 256)
     assert found["roi_align_mask"].shape == (1, 100, 14, 14, 256)
     assert found["mrcnn_mask"].shape == (1, 100, 28, 28, 4)
-    rows = [k for k in range(2) if np.abs(found["mrcnn_detection"][0, k] - recorded["detections"][0, k]).max() < 1e-3]
+    rows = [
+        k
+        for k in range(2)
+        if np.abs(found["mrcnn_detection"][0, k] - recorded["detections"][0, k]).max() < 1e-3
+    ]
     assert rows
     for k in rows:
         wanted = recorded["mrcnn_mask_head"][0, k][..., 1:]
@@ -222,7 +228,9 @@ def test_what_does_not_exist_names_what_does() -> None:
     model = modellib.MaskRCNN("inference", Narrow(), "logs")
     assert model.ancestor(None, "ROI/unheard_of:0") is None
     with pytest.raises(maskrcnn.errors.ConfigError, match="mrcnn_detection"):
-        model.run_graph([np.zeros((64, 64, 3), np.uint8)], [("x", model.keras_model.get_layer("bn_conv1").output)])
+        model.run_graph(
+            [np.zeros((64, 64, 3), np.uint8)], [("x", model.keras_model.get_layer("bn_conv1").output)]
+        )
     with pytest.raises(NotImplementedError, match=r"maskrcnn\.model\.resnet"):
         modellib.resnet_graph(None, "resnet50")
     with pytest.raises(NotImplementedError, match="maskrcnn"):
@@ -297,7 +305,9 @@ def test_another_number_of_classes_says_what_to_exclude(weights: Path) -> None:
 
 def test_weights_of_imagenet_fill_the_backbone(tmp_path: Path) -> None:
     """A file of Keras's ResNet-50: other layers besides, and no FPN and no heads."""
-    values = {k: v for k, v in arrays(width=64, fpn=8, bias=True).items() if k.startswith(("conv1", "bn", "res"))}
+    values = {
+        k: v for k, v in arrays(width=64, fpn=8, bias=True).items() if k.startswith(("conv1", "bn", "res"))
+    }
     values["fc1000/fc1000/kernel:0"] = np.zeros((4, 4), np.float32)
     path = write(tmp_path / "resnet50_notop.h5", values)
     model = modellib.MaskRCNN("training", Narrow(), str(tmp_path))
@@ -354,7 +364,9 @@ def test_heads_then_all_writes_files_and_goes_on(tmp_path: Path, capsys) -> None
     before = {layer.name: layer.get_weights() for layer in model.get_trainable_layers()}
     model.train(data, data, learning_rate=0.01, epochs=1, layers="heads", custom_callbacks=[Watch()])
     after = {layer.name: layer.get_weights() for layer in model.get_trainable_layers()}
-    moved = {n for n in after if any(not np.array_equal(a, b) for a, b in zip(before[n], after[n], strict=True))}
+    moved = {
+        n for n in after if any(not np.array_equal(a, b) for a, b in zip(before[n], after[n], strict=True))
+    }
     assert {"fpn_c5p5", "rpn_model", "mrcnn_class_logits"} <= moved
     assert all(re.fullmatch(modellib.LAYERS["heads"], name) for name in moved)
     model.train(data, data, learning_rate=0.01, epochs=2, layers="all")
@@ -366,7 +378,14 @@ def test_heads_then_all_writes_files_and_goes_on(tmp_path: Path, capsys) -> None
     (run,) = list(tmp_path.iterdir())
     assert re.fullmatch(r"narrow\d{8}T\d{4}", run.name)
     assert sorted(p.name for p in run.iterdir()) == ["mask_rcnn_narrow_0001.h5", "mask_rcnn_narrow_0002.h5"]
-    losses = {"loss", "rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss"}
+    losses = {
+        "loss",
+        "rpn_class_loss",
+        "rpn_bbox_loss",
+        "mrcnn_class_loss",
+        "mrcnn_bbox_loss",
+        "mrcnn_mask_loss",
+    }
     assert Watch.seen == [(0, losses | {f"val_{name}" for name in losses})]
     again = modellib.MaskRCNN("inference", config, str(tmp_path))
     again.load_weights(again.find_last(), by_name=True)
@@ -402,7 +421,11 @@ def test_an_augmenter_without_imgaug_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [({"IMAGE_MAX_DIM": 100}, "6 times"), ({"NUM_CLASSES": 1}, "NUM_CLASSES"), ({"BACKBONE": lambda x: x}, "BACKBONE")],
+    [
+        ({"IMAGE_MAX_DIM": 100}, "6 times"),
+        ({"NUM_CLASSES": 1}, "NUM_CLASSES"),
+        ({"BACKBONE": lambda x: x}, "BACKBONE"),
+    ],
 )
 def test_configs_that_cannot_be_built(changes, match) -> None:
     with pytest.raises(maskrcnn.errors.ConfigError, match=match):

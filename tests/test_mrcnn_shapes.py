@@ -14,7 +14,9 @@ class Squares(utils.Dataset):
             self.add_class("squares", i, name)
         rng = np.random.default_rng(0)
         for i in range(count):
-            self.add_image("squares", i, None, squares=rng.integers((4, 4, 8, 0), (30, 30, 28, 3), (1 + i % 2, 4)))
+            self.add_image(
+                "squares", i, None, squares=rng.integers((4, 4, 8, 0), (30, 30, 28, 3), (1 + i % 2, 4))
+            )
         self.prepare()
 
     def load_image(self, image_id):

@@ -106,7 +106,15 @@ def test_resize_takes_bool_and_scales_integers() -> None:
 @pytest.mark.parametrize("t", [0, 1, 2])
 @pytest.mark.parametrize("iou", [0.3, 0.5, 0.75])
 def test_average_precision(t: int, iou: float) -> None:
-    kinds = ("gt_boxes", "gt_class_ids", "gt_masks", "pred_boxes", "pred_class_ids", "pred_scores", "pred_masks")
+    kinds = (
+        "gt_boxes",
+        "gt_class_ids",
+        "gt_masks",
+        "pred_boxes",
+        "pred_class_ids",
+        "pred_scores",
+        "pred_masks",
+    )
     args = [RECORDED[f"ap{t}_{kind}"] for kind in kinds]
     ap, precisions, recalls, overlaps = utils.compute_ap(*args, iou_threshold=iou)
     key = f"ap{t}_{iou}_"
@@ -123,7 +131,15 @@ def test_average_precision(t: int, iou: float) -> None:
 
 
 def test_average_precision_over_a_range_is_printed(capsys: pytest.CaptureFixture) -> None:
-    kinds = ("gt_boxes", "gt_class_ids", "gt_masks", "pred_boxes", "pred_class_ids", "pred_scores", "pred_masks")
+    kinds = (
+        "gt_boxes",
+        "gt_class_ids",
+        "gt_masks",
+        "pred_boxes",
+        "pred_class_ids",
+        "pred_scores",
+        "pred_masks",
+    )
     ap = utils.compute_ap_range(*(RECORDED[f"ap0_{kind}"] for kind in kinds))
     assert ap == pytest.approx(float(RECORDED["ap0_ap_range"]), abs=1e-7)
     lines = capsys.readouterr().out.splitlines()

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import maskrcnn
-from mrcnn import parallel_model, visualize
 from mrcnn import model as modellib
+from mrcnn import parallel_model, visualize
 from test_mrcnn_model import Narrow
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 IMAGE = np.full((40, 60, 3), 100, np.uint8)
 BOXES = np.array([[5, 10, 25, 30], [20, 40, 40, 60]], np.int32)
@@ -90,9 +90,12 @@ def test_rois(capsys) -> None:
     assert figure.axes[0].get_title() == "2 ROIs"
     assert texts(figure) == ["cat"]
     assert "Positive Ratio: 0.50" in capsys.readouterr().out
-    assert "1 random ROIs out of 2" in visualize.draw_rois(
-        IMAGE, BOXES, BOXES, masks, np.array([1, 1]), NAMES, limit=1
-    ).axes[0].get_title()
+    assert (
+        "1 random ROIs out of 2"
+        in visualize.draw_rois(IMAGE, BOXES, BOXES, masks, np.array([1, 1]), NAMES, limit=1)
+        .axes[0]
+        .get_title()
+    )
 
 
 def test_boxes_and_refined_boxes() -> None:

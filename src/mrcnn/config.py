@@ -108,7 +108,11 @@ class Config:
 
 
 def _warn_of_names(config: Config) -> None:
-    known = {name for name in dir(Config) if name.isupper()} | {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
+    known = {name for name in dir(Config) if name.isupper()} | {
+        "BATCH_SIZE",
+        "IMAGE_SHAPE",
+        "IMAGE_META_SIZE",
+    }
     for name in dir(config):
         if name in REPLACED:
             warnings.warn(f"{name} has no effect; use {REPLACED[name]}", stacklevel=3)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
 from maskrcnn.errors import ConfigError, MissingExtraError
 from maskrcnn.legacy import images, targets
 
@@ -63,16 +64,24 @@ def _augmented(image: np.ndarray, mask: np.ndarray, augmentation: Any) -> tuple[
             "Dataset's load_image and load_mask, or train with maskrcnn's own augmentations"
         ) from None
     fixed = augmentation.to_deterministic()
-    hooks = imgaug.HooksImages(activator=lambda images, augmenter, parents, default: type(augmenter).__name__ in MASK_AUGMENTERS)
+    hooks = imgaug.HooksImages(
+        activator=lambda images, augmenter, parents, default: type(augmenter).__name__ in MASK_AUGMENTERS
+    )
     changed = fixed.augment_image(image)
     moved = fixed.augment_image(mask.astype(np.uint8), hooks=hooks)
     if changed.shape != image.shape or moved.shape != mask.shape:
-        raise ConfigError(f"augmentation: want one that keeps the size, got {changed.shape} from {image.shape}")
+        raise ConfigError(
+            f"augmentation: want one that keeps the size, got {changed.shape} from {image.shape}"
+        )
     return changed, moved.astype(bool)
 
 
 def build_rpn_targets(
-    image_shape: Sequence[int], anchors: np.ndarray, gt_class_ids: np.ndarray, gt_boxes: np.ndarray, config: Any
+    image_shape: Sequence[int],
+    anchors: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_boxes: np.ndarray,
+    config: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Match of each anchor (1, -1, 0) and deltas of the positive ones."""
     return targets.build_rpn_targets(
@@ -128,7 +137,12 @@ def data_generator(
                     raise ConfigError("dataset: want images with instances, got none in any; see load_mask")
                 continue
             match, deltas = build_rpn_targets(image.shape, anchors, class_ids, boxes, config)
-            rows = [images.mold_image(image, config.MEAN_PIXEL).astype(np.float32), meta, match[:, None], deltas]
+            rows = [
+                images.mold_image(image, config.MEAN_PIXEL).astype(np.float32),
+                meta,
+                match[:, None],
+                deltas,
+            ]
             extra: list[np.ndarray] = []
             if random_rois:
                 rois = generate_random_rois(image.shape, random_rois, class_ids, boxes)

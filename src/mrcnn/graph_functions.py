@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
+
 from maskrcnn.errors import MaskRCNNError
 from maskrcnn.legacy import images, losses
 from maskrcnn.ops.boxes import clip, decode, iou, swap_xy
-from torch import Tensor
 
 smooth_l1_loss = losses.smooth_l1
 rpn_class_loss_graph = losses.rpn_class_loss
@@ -115,13 +116,17 @@ class _Gone:
         self.name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NeedsKerasError(f"mrcnn.model.{self.name} built a Keras graph; its place is taken by {GONE[self.name]}")
+        raise NeedsKerasError(
+            f"mrcnn.model.{self.name} built a Keras graph; its place is taken by {GONE[self.name]}"
+        )
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         self()
 
 
-BatchNorm, identity_block, conv_block, resnet_graph, ProposalLayer, PyramidROIAlign = map(_Gone, list(GONE)[:6])
+BatchNorm, identity_block, conv_block, resnet_graph, ProposalLayer, PyramidROIAlign = map(
+    _Gone, list(GONE)[:6]
+)
 detection_targets_graph, DetectionTargetLayer, refine_detections_graph = map(_Gone, list(GONE)[6:9])
 DetectionLayer, rpn_graph, build_rpn_model, fpn_classifier_graph = map(_Gone, list(GONE)[9:13])
 build_fpn_mask_graph = _Gone("build_fpn_mask_graph")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from maskrcnn.config import Config as Settings
 from maskrcnn.errors import ConfigError
 from maskrcnn.legacy import graph
@@ -141,7 +142,9 @@ class KerasModel:
             for one in (layer, *layer.layers):
                 if one.name == name:
                     return one
-        raise ValueError(f"No such layer: {name}; the names are those of [layer.name for layer in keras_model.layers]")
+        raise ValueError(
+            f"No such layer: {name}; the names are those of [layer.name for layer in keras_model.layers]"
+        )
 
     @property
     def outputs(self) -> list[Symbol]:
@@ -151,7 +154,9 @@ class KerasModel:
     @property
     def trainable_keys(self) -> list[str]:
         """The arrays of the layers that are trainable."""
-        return [k for layer in self.layers for one in (layer, *layer.layers) if one.trainable for k in one.keys]
+        return [
+            k for layer in self.layers for one in (layer, *layer.layers) if one.trainable for k in one.keys
+        ]
 
     def count_params(self) -> int:
         """How many numbers there are in all arrays."""
@@ -172,9 +177,7 @@ class KerasModel:
 
     # --- files ---
 
-    def load_weights(
-        self, filepath: Any, by_name: bool = False, exclude: Collection[str] = ()
-    ) -> None:
+    def load_weights(self, filepath: Any, by_name: bool = False, exclude: Collection[str] = ()) -> None:
         """Read an .h5, see `maskrcnn.weights.keras.load_into`."""
         left = keras.load_into(
             self.arrays, self.described, Path(filepath), by_name=by_name, exclude=tuple(exclude)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from maskrcnn.errors import ConfigError, ImageError
 from maskrcnn.legacy import images as _images
 from maskrcnn.legacy.graph import served
@@ -30,14 +31,49 @@ from .generator import (
     generate_random_rois,
     load_image_gt,
 )
-from .graph_functions import *  # noqa: F403
-from .graph_functions import __all__ as _graph_names
+from .graph_functions import (
+    BatchNorm,
+    DetectionLayer,
+    DetectionTargetLayer,
+    ProposalLayer,
+    PyramidROIAlign,
+    apply_box_deltas_graph,
+    batch_pack_graph,
+    build_fpn_mask_graph,
+    build_rpn_model,
+    clip_boxes_graph,
+    conv_block,
+    denorm_boxes_graph,
+    detection_targets_graph,
+    fpn_classifier_graph,
+    identity_block,
+    log2_graph,
+    mrcnn_bbox_loss_graph,
+    mrcnn_class_loss_graph,
+    mrcnn_mask_loss_graph,
+    norm_boxes_graph,
+    overlaps_graph,
+    parse_image_meta_graph,
+    refine_detections_graph,
+    resnet_graph,
+    rpn_bbox_loss_graph,
+    rpn_class_loss_graph,
+    rpn_graph,
+    smooth_l1_loss,
+    trim_zeros_graph,
+)
 from .keras_model import KerasModel, Layer, Symbol
 
 __all__ = [
-    "MaskRCNN", "build_detection_targets", "build_rpn_targets", "compose_image_meta", "compute_backbone_shapes",
-    "data_generator", "generate_random_rois", "load_image_gt", "log", "mold_image", "parse_image_meta",
-    "unmold_image", *_graph_names,
+    "BatchNorm", "DetectionLayer", "DetectionTargetLayer", "MaskRCNN", "ProposalLayer", "PyramidROIAlign",
+    "apply_box_deltas_graph", "batch_pack_graph", "build_detection_targets", "build_fpn_mask_graph",
+    "build_rpn_model", "build_rpn_targets", "clip_boxes_graph", "compose_image_meta",
+    "compute_backbone_shapes", "conv_block", "data_generator", "denorm_boxes_graph",
+    "detection_targets_graph", "fpn_classifier_graph", "generate_random_rois", "identity_block",
+    "load_image_gt", "log", "log2_graph", "mold_image", "mrcnn_bbox_loss_graph", "mrcnn_class_loss_graph",
+    "mrcnn_mask_loss_graph", "norm_boxes_graph", "overlaps_graph", "parse_image_meta",
+    "parse_image_meta_graph", "refine_detections_graph", "resnet_graph", "rpn_bbox_loss_graph",
+    "rpn_class_loss_graph", "rpn_graph", "smooth_l1_loss", "trim_zeros_graph", "unmold_image",
 ]  # fmt: skip
 
 IMAGENET_URL = (
@@ -68,7 +104,7 @@ def log(text: str, array: np.ndarray | None = None) -> None:
 def compute_backbone_shapes(config: Any, image_shape: Sequence[int]) -> np.ndarray:
     """(5, 2) height and width of each level of the pyramid."""
     if callable(config.BACKBONE):
-        return config.COMPUTE_BACKBONE_SHAPE(image_shape)  # type: ignore[no-any-return]
+        return config.COMPUTE_BACKBONE_SHAPE(image_shape)
     strides = np.asarray(config.BACKBONE_STRIDES)[:, None]
     return np.ceil(np.asarray(image_shape[:2])[None] / strides).astype(np.int64)
 
@@ -121,16 +157,24 @@ class MaskRCNN:
         """The last checkpoint of the last run in ``model_dir``. Raises FileNotFoundError if there is none."""
         root = Path(self.model_dir)
         key = self.config.NAME.lower()
-        runs = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name.startswith(key)) if root.is_dir() else []
+        runs = (
+            sorted(p.name for p in root.iterdir() if p.is_dir() and p.name.startswith(key))
+            if root.is_dir()
+            else []
+        )
         if not runs:
             raise FileNotFoundError(errno.ENOENT, f"Could not find model directory under {self.model_dir}")
         folder = os.path.join(self.model_dir, runs[-1])  # noqa: PTH118  # a str, as scripts expect
-        files = sorted(p.name for p in Path(folder).iterdir() if p.is_file() and p.name.startswith("mask_rcnn"))
+        files = sorted(
+            p.name for p in Path(folder).iterdir() if p.is_file() and p.name.startswith("mask_rcnn")
+        )
         if not files:
             raise FileNotFoundError(errno.ENOENT, f"Could not find weight files in {folder}")
         return os.path.join(folder, files[-1])  # noqa: PTH118
 
-    def load_weights(self, filepath: Any, by_name: bool = False, exclude: Collection[str] | None = None) -> None:
+    def load_weights(
+        self, filepath: Any, by_name: bool = False, exclude: Collection[str] | None = None
+    ) -> None:
         """Read an .h5 of Matterport's package, or of Keras's ResNet-50.
 
         by_name : take the layers that the file has; else it must have all
@@ -344,7 +388,7 @@ class MaskRCNN:
         return [layer for layer in layers if layer.weights]
 
     def run_graph(
-        self, images: Sequence[np.ndarray], outputs: Sequence[tuple[str, Symbol]],
+        self, images: Any, outputs: Sequence[tuple[str, Symbol]],
         image_metas: np.ndarray | None = None,
     ) -> OrderedDict[str, np.ndarray]:  # fmt: skip
         """Compute nodes of the graph, such as ``model.keras_model.get_layer("ROI").output``.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
 from maskrcnn.legacy.training import Inputs, Trainer
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from maskrcnn.errors import MissingExtraError
 from maskrcnn.evaluate.matterport import (
     compute_ap,

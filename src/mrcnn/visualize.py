@@ -11,14 +11,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
+
 from maskrcnn.errors import MissingExtraError
 from maskrcnn.output.shapes import crop_polygons
 
 from . import utils
 
-Color = Sequence[float] | str
+Color = Any  # what matplotlib takes for one
 
 
 def _pyplot() -> Any:
@@ -98,7 +98,7 @@ def random_colors(N: int, bright: bool = True) -> list[tuple[float, float, float
     return colors
 
 
-def apply_mask(image: np.ndarray, mask: np.ndarray, color: Sequence[float], alpha: float = 0.5) -> np.ndarray:
+def apply_mask(image: np.ndarray, mask: np.ndarray, color: Color, alpha: float = 0.5) -> np.ndarray:
     """Blend a colour (0..1) into the pixels of the mask, in place; returns the image."""
     inside = np.asarray(mask) == 1
     for c in range(3):
@@ -193,7 +193,9 @@ def draw_rois(
         (y1, x1), (ry1, rx1) = rois[i][:2], refined_rois[i][:2]
         ax.plot([x1, rx1], [y1, ry1], color=color)  # from corner to corner
         _label(ax, rx1, ry1 + 8, class_names[class_ids[i]])
-        painted = apply_mask(painted, utils.unmold_mask(mask[i], rois[i][:4].astype(np.int32), image.shape), color)
+        painted = apply_mask(
+            painted, utils.unmold_mask(mask[i], rois[i][:4].astype(np.int32), image.shape), color
+        )
     ax.imshow(painted)
     positive = int((class_ids > 0).sum())
     print("Positive ROIs: ", positive)

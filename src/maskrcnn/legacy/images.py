@@ -32,9 +32,7 @@ def resize(image: np.ndarray, output_shape: Sequence[int], preserve_range: bool 
     elif image.dtype.kind in "ui" and not preserve_range:
         limits = np.iinfo(image.dtype)
         signed = image.dtype.kind == "i"
-        source = (
-            (2.0 * image + 1) / (float(limits.max) - limits.min) if signed else image / float(limits.max)
-        )
+        source = (2.0 * image + 1) / (float(limits.max) - limits.min) if signed else image / float(limits.max)
     if source.size == 0:
         raise ShapeError(f"image: want at least one pixel, got {image.shape}")
     resized = skimage_resize(source, (int(output_shape[0]), int(output_shape[1])))
@@ -168,7 +166,7 @@ def compose_image_meta(
     return np.array([image_id, *original_image_shape, *image_shape, *window, scale, *active_class_ids])
 
 
-META = {
+META: dict[str, tuple[Any, Any]] = {
     "image_id": (0, np.int32), "original_image_shape": (slice(1, 4), np.int32),
     "image_shape": (slice(4, 7), np.int32), "window": (slice(7, 11), np.int32),
     "scale": (11, np.float32), "active_class_ids": (slice(12, None), np.int32),

@@ -38,9 +38,7 @@ def rpn_bbox_loss(target_bbox: Tensor, rpn_match: Tensor, rpn_bbox: Tensor) -> T
     return _mean(smooth_l1(torch.cat(targets), rpn_bbox[positive]), rpn_bbox)
 
 
-def mrcnn_class_loss(
-    target_class_ids: Tensor, pred_class_logits: Tensor, active_class_ids: Tensor
-) -> Tensor:
+def mrcnn_class_loss(target_class_ids: Tensor, pred_class_logits: Tensor, active_class_ids: Tensor) -> Tensor:
     """Mean cross entropy of the RoIs whose predicted class is one of their image's data set.
 
     target_class_ids : (b, r), 0 for background and for padding, which counts as such

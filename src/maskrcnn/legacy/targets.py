@@ -156,8 +156,8 @@ def detection_targets(
     gt_masks : (h, w, g), of the whole image or, with ``mini_masks``, of each instance's box
 
     Positive from IoU 0.5, ``count * positive`` of them at most; background in proportion to them, below 0.5 with
-    all and clear of crowds; ``deltas`` has a gradient to the proposals. An image without positives gives no background either. (model.py,
-    detection_targets_graph)
+    all and clear of crowds. An image without positives gives no background either. The wanted deltas have a
+    gradient to the proposals. (model.py, detection_targets_graph)
     """
     proposals = proposals[proposals.abs().sum(1) > 0]
     real = gt_boxes.abs().sum(1) > 0

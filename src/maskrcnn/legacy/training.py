@@ -89,9 +89,7 @@ class TrainingPass(nn.Module):
             if isinstance(module, BatchNorm):
                 module.adapt, module.momentum = lesson.adapt_norms, KERAS_MOMENTUM
 
-    def forward(
-        self, inputs: Inputs, targets: Sequence[DetectionTargets] | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs, targets: Sequence[DetectionTargets] | None = None) -> dict[str, Tensor]:
         """``targets`` in place of random samples: one for each image."""
         network, config = self.network, self.network.config
         count, height, width = inputs.images.shape[:3]
@@ -143,10 +141,16 @@ class TrainingPass(nn.Module):
         truth[(inputs.boxes == 0).all(2)] = 0  # padding stays zero
         return [
             detection_targets(
-                rois[i], inputs.class_ids[i], truth[i], inputs.masks[i], count=lesson.rois,
-                positive=lesson.positive, std=lesson.box_std, mask_side=config.mask_size,
+                rois[i],
+                inputs.class_ids[i],
+                truth[i],
+                inputs.masks[i],
+                count=lesson.rois,
+                positive=lesson.positive,
+                std=lesson.box_std,
+                mask_side=config.mask_size,
                 mini_masks=lesson.mini_masks,
-            )  # fmt: skip
+            )
             for i in range(len(batch))
         ]
 
@@ -171,9 +175,7 @@ class Trainer:
         self.parameters = {key: self.leaves[key].requires_grad_() for key in learned}
         self.optimizer = torch.optim.SGD(list(self.parameters.values()), lr=rate, momentum=momentum)
 
-    def losses(
-        self, inputs: Inputs, targets: Sequence[DetectionTargets] | None = None
-    ) -> dict[str, Tensor]:
+    def losses(self, inputs: Inputs, targets: Sequence[DetectionTargets] | None = None) -> dict[str, Tensor]:
         """The five losses of a batch; with norms that adapt, their statistics move."""
         views = {key: from_torch(leaf) for key, leaf in self.leaves.items()}
         state = to_state(self.table, views, self.training.order)
@@ -194,7 +196,7 @@ class Trainer:
         """Gradients of the sum of the losses and of the weight decay, clipped; returns that sum."""
         self.optimizer.zero_grad()
         total = torch.stack(list(losses.values())).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         decay, lesson = 0.0, self.training.lesson
         for key, leaf in self.parameters.items():
             if leaf.grad is None:

@@ -82,7 +82,11 @@ def _names(depth: int) -> Iterator[str]:
             block = f"{stage}{chr(97 + i)}"
             for branch in ("2a", "2b"):
                 activations += 1
-                yield from (f"res{block}_branch{branch}", f"bn{block}_branch{branch}", f"activation_{activations}")
+                yield from (
+                    f"res{block}_branch{branch}",
+                    f"bn{block}_branch{branch}",
+                    f"activation_{activations}",
+                )
             short = i == 0
             yield from (f"res{block}_branch2c", *[f"res{block}_branch1"] * short)
             yield from (f"bn{block}_branch2c", *[f"bn{block}_branch1"] * short)
