@@ -49,7 +49,7 @@ def peer(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
                 value.mul_(300)  # spreads the scores, so that their order is the same on both sides
             elif name.endswith(("cls_logits.weight", "mask_fcn_logits.weight")):
                 value.mul_(30)
-    np.savez(folder / "weights.npz", **{k: v.numpy() for k, v in model.state_dict().items()})
+    torch.save(model.state_dict(), folder / "weights.pth")
     image = torch.from_numpy(np.load(folder / "photo.npy")).permute(2, 0, 1).float() / 255
 
     def predict() -> dict[str, np.ndarray]:
@@ -77,21 +77,14 @@ def peer(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
 
 
 def ours(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
-    """Load the peer's weights into our network, with torchvision's conventions named in the dialect."""
-    from maskrcnn import Config, Dialect, Image, __version__
-    from maskrcnn.model import load_arrays
+    """Load the peer's weights as any torchvision checkpoint is loaded."""
+    import maskrcnn
+    from maskrcnn import Image, __version__
     from maskrcnn.model.pooling import pool_rois
 
-    dialect = Dialect(
-        size_rounding="floor", resampler="torch", anchor_rounding=True, grid_strides=True, min_proposal=1e-3,
-        roi_op="align_legacy", level_rule="floor_eps_outside", paste="torchvision",
-    )  # fmt: skip
-    std = np.float32([58.395, 57.12, 57.375])
-    config = Config(
-        names=tuple(f"class {i}" for i in range(1, 91)), score=0.0, max_detections=count, dialect=dialect
-    )
-    with np.load(folder / "weights.npz") as file:
-        model = load_arrays(config, dict(translate({k: file[k] for k in file}, std)), "torchvision")
+    # Frozen batch norm as the peer builds it here, without published weights, has epsilon 1e-5.
+    model = maskrcnn.load(folder / "weights.pth", score=0.0, max_detections=count, norm_epsilon=1e-5)
+    config = model.config
     photo = Image(np.load(folder / "photo.npy"))
 
     def predict() -> dict[str, np.ndarray]:
@@ -113,38 +106,6 @@ def ours(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
             return pooled.restore(pooled.values).numpy()
 
     return {"predict": predict, "roi_align": roi_align, "version": lambda: f"maskrcnn {__version__}"}
-
-
-def translate(arrays: dict[str, np.ndarray], std: np.ndarray) -> Any:
-    """torchvision's names to ours; background row to the end; the input's std into the first convolution."""
-    renames = [
-        ("backbone.body.conv1.", "backbone.stem."), ("backbone.body.bn1.", "backbone.stem.norm."),
-        *((f"backbone.body.layer{i}.", f"backbone.s{i + 1}.") for i in range(1, 5)),
-        (".downsample.0.", ".shortcut."), (".downsample.1.", ".shortcut.norm."),
-        *((f".bn{i}.", f".conv{i}.norm.") for i in (1, 2, 3)),
-        *((f"backbone.fpn.inner_blocks.{i}.0.", f"fpn.lateral{i + 2}.") for i in range(4)),
-        *((f"backbone.fpn.layer_blocks.{i}.0.", f"fpn.output{i + 2}.") for i in range(4)),
-        ("rpn.head.conv.0.0.", "rpn.conv1."), ("rpn.head.cls_logits.", "rpn.objectness."),
-        ("rpn.head.bbox_pred.", "rpn.deltas."), ("roi_heads.box_head.fc6.", "box.fc1."),
-        ("roi_heads.box_head.fc7.", "box.fc2."), ("roi_heads.box_predictor.cls_score.", "box.class_logits."),
-        ("roi_heads.box_predictor.bbox_pred.", "box.deltas."),
-        *((f"roi_heads.mask_head.{i}.0.", f"mask.conv{i + 1}.") for i in range(4)),
-        ("roi_heads.mask_predictor.conv5_mask.", "mask.deconv."),
-        ("roi_heads.mask_predictor.mask_fcn_logits.", "mask.logits."),
-    ]  # fmt: skip
-    for name, array in arrays.items():
-        value = torch.from_numpy(array)
-        for old, new in renames:
-            name = name.replace(old, new)
-        if name == "backbone.stem.weight":
-            value = value / torch.from_numpy(std)[None, :, None, None]
-        elif name.startswith("box.class_logits"):
-            value = value.roll(-1, dims=0)
-        elif name.startswith("box.deltas"):
-            value = value[4:]
-        elif name.startswith("mask.logits"):
-            value = value[1:]
-        yield name, value
 
 
 # --- both ---

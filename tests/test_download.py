@@ -220,3 +220,10 @@ def test_home_is_the_folder_that_the_environment_names(monkeypatch, tmp_path):
     assert home() == tmp_path
     monkeypatch.delenv("MASKRCNN_HOME")
     assert "maskrcnn" in str(home())
+
+
+def test_the_first_digits_of_a_hash_are_enough(server, tmp_path):
+    path = tmp_path / "whole"
+    assert fetch(server.url, path, sha256=DIGEST[:8], progress=False).read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match="SHA-256"):
+        fetch(server.url, tmp_path / "other", sha256="00000000", progress=False)

@@ -211,10 +211,10 @@ def test_crowds_are_neither_missed_nor_is_what_falls_on_them_false() -> None:
 def test_without_detections_everything_is_missed_and_without_objects_there_is_no_number() -> None:
     done = evaluate_results([], data(sample(1, thing(1, 0, 0, 50, 50)), sample(2)))
     assert both(done, "ap") == (0, 0) and np.isnan(done.threshold)
-    assert done.confusion[1, 2] == 1 and [one.index for one in done.worst()] == [0]
+    assert done.counted == 0.5 and done.confusion[1, 2] == 1 and [one.index for one in done.worst()] == [0]
     empty = evaluate_results([row(1, 0, 0.5, 0, 0, 9, 9)], data(sample(1)))
     assert np.isnan(both(empty, "ap")).all() and empty.to_dict()["box"]["ap"] is None
-    assert empty.confusion[2, 0] == 1
+    assert empty.confusion[2, 0] == 1 and np.isnan(empty.threshold)
     json.loads(empty.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
@@ -284,6 +284,7 @@ class Finder(MaskRCNN):
         self.finds, self.asked = finds, []  # type: ignore[var-annotated]
 
     def predict_images(self, images: Any, **options: Any) -> list[Result]:
+        assert not self.training
         self.asked.append((len(images), options))
         finds = [
             f for f in self.finds if options["classes"] is None or self.names[f[0]] in options["classes"]
@@ -320,6 +321,13 @@ def test_images_stream_in_batches_and_the_limit_holds() -> None:
         evaluate(model, data())
 
 
+def test_a_model_in_training_is_one_again_afterwards() -> None:
+    model = Finder(("cat",), (0, 0.9, (0, 0, 50, 50))).train()
+    model.backbone.eval()  # frozen
+    evaluate(model, data(sample(1, thing(0, 0, 0, 50, 50))))
+    assert model.training and model.fpn.training and not model.backbone.training
+
+
 def test_a_picture_of_another_size_is_refused() -> None:
     with pytest.raises(MaskRCNNError, match="annotated size"):
         evaluate(Finder(("cat",)), data(replace(sample(1), image=picture((50, 50)))))
@@ -341,6 +349,14 @@ def test_report_json_and_results_are_written(tmp_path: Path) -> None:
     ]  # of image 2; dogs are below the score
     again = evaluate_results(tmp_path / "out/results.json", dataset)
     assert again.box.summary() == pytest.approx(done.box.summary(), nan_ok=True)
+
+
+def test_a_report_of_results_does_without_the_pictures(tmp_path: Path) -> None:
+    lost = Samples(("cat", "dog"), (replace(sample(1, thing(0, 0, 0, 9, 9)), image=tmp_path / "lost.png"),))
+    text = write_report(evaluate_results([row(1, 0, 0.9, 50, 50, 9, 9)], lost), lost, tmp_path).read_text(
+        "utf-8"
+    )
+    assert "lost.png" in text and "1 missed" not in text
 
 
 def test_a_chart_leaves_a_gap_where_there_is_no_number() -> None:

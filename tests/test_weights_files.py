@@ -152,9 +152,9 @@ def archive(name):
         (b"", "empty"),
         (b"\n<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
-        (torch_pickle(), "PyTorch pickle"),
+        (torch_pickle(), "no Mask R-CNN that is known"),
         (torch_pickle()[:200], "cut off"),
-        (pickle.dumps({"model": {}}), "Python pickle"),
+        (pickle.dumps({"model": {}}), "no Mask R-CNN that is known"),
         (archive("model.weights.h5"), "Keras 3 archive"),
         (archive("readme.txt"), "zip archive"),
         (bytes(5000), "only zeros"),
@@ -175,7 +175,7 @@ def test_a_pickle_is_never_unpickled(tmp_path):
 
     path = tmp_path / "model_final.pkl"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(WeightsError, match=r"Matterport's \.h5"):
+    with pytest.raises(WeightsError, match="asks for"):
         weights.load(path)
     assert not (tmp_path / "sprung").exists()
 
@@ -206,3 +206,39 @@ def test_the_catalog_says_where_its_files_are(monkeypatch, tmp_path):
     assert (coco.path, coco.present) == (tmp_path / "mask_rcnn_coco.h5", False)
     assert (coco.size, len(coco.names), coco.box_ap, coco.mask_ap) == (257_557_808, 80, 34.7, 29.6)
     assert weights.DEFAULT in weights.MODELS
+
+
+def test_every_published_file_has_a_name_a_licence_and_its_accuracy():
+    for model in weights.MODELS.values():
+        assert model.licence and model.source
+        if model.url is not None:
+            assert model.url.startswith("https://")
+            assert 30 < model.mask_ap < model.box_ap < 50 or model.name == "matterport-coco"
+            assert len(model.names) in (80, 90)
+    files = [model.path for model in weights.MODELS.values()]
+    assert len(files) == len(set(files))
+    v2 = weights.MODELS["torchvision-r50-fpn-v2"]
+    assert (v2.sha256, v2.size, v2.box_ap, v2.mask_ap) == ("73cbd019", 185_828_065, 47.4, 41.8)
+    x101 = weights.MODELS["mmdet-x101-32x4d-fpn-ms-3x"]
+    assert "/mask_rcnn_x101_32x4d_fpn_mstrain-poly_3x_coco/mask_rcnn_x101_32x4d_fpn_mst" in x101.url
+
+
+def test_the_licence_is_shown_before_the_first_download_only(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("MASKRCNN_HOME", str(tmp_path))
+    monkeypatch.setattr("maskrcnn.weights.catalog.fetch", lambda url, path, **_: path)
+    model = weights.MODELS["detectron2-r50-fpn-3x"]
+    model.fetch()
+    assert "CC BY-SA 3.0" in capsys.readouterr().err
+    model.path.touch()
+    model.fetch()
+    assert capsys.readouterr().err == ""
+
+
+def test_old_weights_may_be_scored_as_coco_is_today(legacy):
+    config = weights.load(legacy, scoring="coco", score=0.1).config
+    dialect = config.dialect
+    assert (config.score, config.nms, config.max_detections) == (0.1, 0.5, 100)  # what is given by hand wins
+    assert (dialect.best_class_only, dialect.integer_boxes, dialect.paste) == (False, False, "aligned")
+    assert dialect.roi_op == "crop_and_resize"  # the network itself is as it was
+    with pytest.raises(ConfigError, match="want 'coco'"):
+        weights.load(legacy, scoring="pascal")

@@ -20,17 +20,20 @@ if TYPE_CHECKING:
     from .model import MaskRCNN
     from .output import draw
     from .records import Image, Result
+    from .train import Training, train
     from .weights import convert, load, save
 
 __version__ = version("maskrcnn")
 __all__ = [
-    "Config", "Dialect", "Image", "MaskRCNN", "MaskRCNNError", "Result", "convert", "draw", "errors", "load", "save",
+    "Config", "Dialect", "Image", "MaskRCNN", "MaskRCNNError", "Result", "Training", "convert", "draw",
+    "errors", "load", "save", "train",
 ]  # fmt: skip
 
 # Imported at first use: these bring torch, which takes seconds that ``maskrcnn --help`` need not take.
 _HOMES = {
     "Image": "records", "Result": "records", "MaskRCNN": "model", "draw": "output",
     "load": "weights", "save": "weights", "convert": "weights",
+    "train": "train", "Training": "train",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from .config import Config
 from .errors import ConfigError, MaskRCNNError
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ Setting = Annotated[
         metavar="NAME=VALUE",
         help="Any setting of the model: [bold]names=nut,bolt[/], [bold]resize=pad64[/], ...; repeatable.",
     ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="train, val, ...: which part of the data set. Default: train, if there are several."),
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
 
@@ -200,11 +205,12 @@ def predict(
 @app.command()
 def models(debug: Debug = False) -> None:
     """The weights that have a name: classes, accuracy, size, licence, and whether they are here."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from .weights import DEFAULT, MODELS, home
 
-    table = Table("name", "classes", "box AP", "mask AP", "size", "licence", "here", box=None, pad_edge=False)
+    name = Column("name", no_wrap=True)  # it is there to be copied
+    table = Table(name, "classes", "box AP", "mask AP", "size", "licence", "here", box=None, pad_edge=False)
     for model in MODELS.values():
         size = model.path.stat().st_size if model.present else model.size
         table.add_row(
@@ -226,27 +232,88 @@ def models(debug: Debug = False) -> None:
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="A weight file, or a name.", show_default=False)
+        str, typer.Argument(metavar="IN", help="A weight file, a name, or a data set.", show_default=False)
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The .safetensors to write.", show_default=False)
+        Path, typer.Argument(metavar="OUT", help="The file to write, or a new folder.", show_default=False)
     ],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="Weights: safetensors (ours, the default), torchvision, detectron2, mmdet (all .pth) or h5. "
+            "Data sets: coco, via, labelme, yolo, voc or masks.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Split = None,
     config: ConfigFile = None,
     setting: Setting = None,
     half: Annotated[
-        bool, typer.Option("--half", help="Store float16: half the size, and slightly rounded.")
+        bool, typer.Option("--half", help="Weights: store float16, half the size and slightly rounded.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Turn a weight file of another framework into one that holds its settings and class names too."""
-    if target.suffix != ".safetensors":
-        raise ConfigError(f"OUT: want a name that ends in .safetensors, got {target}")
+    """Turn weights of another framework into one file of ours or back, or a data set into another format.
+
+    A folder, a .json or a .yaml is a data set: pictures are copied, and the format of IN is recognised.
+    """
+    path, weights_to = Path(source), ("safetensors", "torchvision", "detectron2", "mmdet", "h5")
+    is_data = path.is_dir() or path.suffix.lower() in (".json", ".yaml", ".yml")
+    if is_data or (to is not None and to not in weights_to):
+        _convert_data(path, target, to, split)
+        return
+    to = to or "safetensors"
+    ending = f".{to}" if to in ("safetensors", "h5") else ".pth"
+    if target.suffix != ending:
+        raise ConfigError(f"OUT: want a name that ends in {ending} for {to}, got {target}")
     from .weights import convert as convert_weights
 
     written = convert_weights(
-        source, target, dtype="float16" if half else "float32", config=config, **_settings(setting)
+        source,
+        target,
+        to=to,  # type: ignore[arg-type]
+        dtype="float16" if half else "float32",
+        config=config,
+        **_settings(setting),
     )
     console.print(f"wrote {escape(str(written))}, {written.stat().st_size / 1e6:.0f} MB", soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    data: Annotated[
+        Path, typer.Argument(help="A data set: a folder, or its annotation file.", show_default=False)
+    ],
+    weights: Weights = None,
+    config: ConfigFile = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page to write. Default: DATA_doctor.html, here.")
+    ] = None,
+    split: Split = None,
+    setting: Setting = None,
+    debug: Debug = False,
+) -> None:
+    """Say what a data set is, what is wrong with it, and whether the anchors fit; one HTML page shows it.
+
+    Anchors and sizes are those of --weights, else the defaults, with --set on top. \
+    The exit code is 1 where training would stop.
+    """
+    from .data import doctor as examine
+    from .data import open_dataset, write_report
+
+    dataset = open_dataset(data, split)
+    if weights is not None:
+        settings = _load(weights, config, setting, "cpu").config
+    else:
+        settings = Config(names=dataset.names or ("object",)).with_options(**_settings(setting))
+    with stderr.status(f"looking at {len(dataset)} pictures"):
+        report = examine(dataset, settings)
+        page = write_report(report, out or Path(f"{data.resolve().stem}_doctor.html"))
+    console.print(escape(report.text()), soft_wrap=True)
+    console.print(f"\nwrote {escape(str(page))}", soft_wrap=True)
+    if report.stops:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -277,15 +344,79 @@ def explain(
 
 
 @app.command()
+def train(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA...",
+            help="Annotation files or folders of data sets; each may have classes of its own.",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        str, typer.Option("--weights", "-w", help="Where to start: default, none (random), a name or a file.")
+    ] = "default",
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file with [bold]training[/] settings, and the [bold]model[/] for none."),
+    ] = None,
+    val: Annotated[
+        Path | None, typer.Option(help="What to validate on. Default: the split val of DATA, if any.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/train"),
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder, where it was.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Times to go through the data.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures in a batch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="What learns: heads, 5+, 4+, 3+, all, or a regular expression.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other training setting; repeatable."),
+    ] = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Train on annotated pictures; a killed run goes on with --resume.
+
+    The folder gets best.safetensors and last.safetensors, log.csv, validation.csv, results.png and pictures.
+
+    Several processes: torchrun --nproc-per-node 2 -m maskrcnn train DATA.
+    """
+    from .train import Training, train
+    from .train.start import start_model
+    from .train.watch import watch
+
+    options = {"epochs": epochs, "batch": batch, "lr": lr, "layers": layers}
+    options = {k: v for k, v in options.items() if v is not None} | _settings(setting)
+    settings = Training() if recipe is None else Training.load(recipe)
+    run = resume or out
+    model = (
+        None if resume else start_model(weights, data, recipe, settings.with_options(**options).seed, console)
+    )
+    with watch(stderr) as tell:
+        train(model, data, out=run, val=val, resume=resume is not None, settings=settings, device=device,
+              tell=tell, **options)  # fmt: skip
+    console.print(f"the best weights are {escape(str(run / 'best.safetensors'))}", soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     data: Annotated[
-        Path, typer.Argument(help="An annotation file or a folder, of any known format.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="DATA", help="An annotation file or a folder of any known format.", show_default=False
+        ),
     ],
     weights: Weights = None,
     config: ConfigFile = None,
     split: Annotated[
-        str, typer.Option(help="Which part of a folder that holds several: val, test, train, ...")
-    ] = "val",
+        str | None,
+        typer.Option(help="Which part of a folder that holds several; default: val.", show_default=False),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of report.html, evaluation.json and results.json.")
     ] = Path("evaluation"),
@@ -315,7 +446,7 @@ def evaluate(
         raise ConfigError(
             "--limit: want a model to run on fewer pictures, got --results; leave one of them out"
         )
-    dataset = open_dataset(data, split)
+    dataset = open_dataset(data, split or (None if data.suffix == ".json" else "val"))
     if results is not None:
         done = measure.evaluate_results(results, dataset, max_detections=max_detections)
     else:
@@ -332,6 +463,20 @@ def evaluate(
 
 
 # Behind the commands
+
+
+def _convert_data(source: Path, target: Path, form: str | None, split: str | None) -> None:
+    from .data import FORMATS, open_dataset, write_dataset
+
+    if form is None:
+        raise ConfigError(
+            f"--to: want the format to write, one of {', '.join(FORMATS)}; {source} is a data set"
+        )
+    dataset = open_dataset(source, split)
+    for lost in write_dataset(dataset, target, form):
+        stderr.print(f"[yellow]{escape(str(lost))}[/]", soft_wrap=True)
+    pictures = f"{len(dataset)} picture{'s' * (len(dataset) != 1)}"
+    console.print(f"wrote {pictures} as {form} to {escape(str(target))}", soft_wrap=True)
 
 
 def _load(

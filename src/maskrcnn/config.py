@@ -30,6 +30,8 @@ class Dialect:
         centre_padding, black_padding : content in the middle; padding is black before the mean is taken off
                         (so -mean for the network) rather than 0 after it.
         pad_multiple  : padded sides are multiples of this.
+        pad_to_batch  : images of a batch are padded to the largest one, whatever that does to the smaller, rather
+                        than sharing a batch only with images of their own padded size.
     Backbone
         same_stem_pool : max pooling pads as TensorFlow's SAME (right and bottom first).
     Boxes
@@ -43,8 +45,12 @@ class Dialect:
         min_proposal     : smallest side kept, strictly greater (None keeps all).
     RoIs
         roi_op, sampling_ratio : the pooling operation and its samples per bin side (0 adapts to the box).
-        level_rule       : position of the epsilon in floor(4 + log2(side / 224)), or Matterport's rounding.
+        level_rule       : position of the epsilon in floor(4 + log2(side / 224)), MMDetection's
+                           floor(log2(side / 56 + 1e-6)) with 0 for P2, or Matterport's rounding.
+        inferred_scales  : the scale of a level is the power of two next to its rows / rows of the unpadded image,
+                           which is not the stride when much padding is added to few rows; levels shift along.
     Detections
+        min_detection    : smallest side kept, strictly greater, before NMS (None keeps all).
         best_class_only  : a RoI can only become its best class; else each class above the score.
         score_inclusive  : a score equal to the threshold passes.
         integer_boxes    : boxes in original pixels are rounded half to even, and drop out without area.
@@ -57,6 +63,7 @@ class Dialect:
     centre_padding: bool = False
     black_padding: bool = False
     pad_multiple: int = 32
+    pad_to_batch: bool = False
 
     same_stem_pool: bool = False
 
@@ -72,8 +79,10 @@ class Dialect:
 
     roi_op: RoIOp = "align"
     sampling_ratio: int = 2
-    level_rule: Literal["floor_eps_inside", "floor_eps_outside", "round"] = "floor_eps_inside"
+    level_rule: Literal["floor_eps_inside", "floor_eps_outside", "floor_56", "round"] = "floor_eps_inside"
+    inferred_scales: bool = False
 
+    min_detection: float | None = None
     best_class_only: bool = False
     score_inclusive: bool = False
     integer_boxes: bool = False
@@ -105,6 +114,26 @@ MATTERPORT = Dialect(
     paste="skimage",
 )
 
+# torchvision keeps sides of at least 1e-3 and 1e-2 px; ours are strict, so these are the float32 just below.
+TORCHVISION = Dialect(
+    size_rounding="floor",
+    resampler="torch",
+    pad_to_batch=True,
+    anchor_rounding=True,
+    grid_strides=True,
+    min_proposal=0.0009999999310821295,
+    roi_op="align_legacy",
+    sampling_ratio=2,
+    level_rule="floor_eps_outside",
+    inferred_scales=True,
+    min_detection=0.009999998845160007,
+    paste="torchvision",
+)
+
+DETECTRON2 = Dialect(pad_to_batch=True, sampling_ratio=0)
+
+MMDETECTION = Dialect(resampler="opencv", pad_to_batch=True, sampling_ratio=0, level_rule="floor_56")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -121,6 +150,8 @@ class Config:
     # backbone: ResNet 18, 34 (basic blocks) or 50, 101, 152 (bottlenecks)
     depth: int = 50
     width: int = 64
+    groups: int = 1  # of the 3x3 convolutions: ResNeXt
+    group_width: int | None = None  # channels of each group in the first stage; None for width // groups
     channels: int = 3
     stride_in_1x1: bool = False
     # feature pyramid

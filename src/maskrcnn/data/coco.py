@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DataError
 from ..output import coco_categories
 from ..records import Size
 from .dataset import Dataset, Instance, Polygons, Sample, Samples
@@ -22,7 +23,13 @@ def read_coco(path: Path, content: dict[str, Any]) -> Samples:
     ``annotated_category_ids`` of an image, where given, becomes ``labelled``. Categories are numbered in the
     order of their ids. ``file_name`` is looked for beside the json, above it, and in folders ``images``.
     """
-    categories = sorted(content.get("categories", []), key=lambda row: row["id"])
+    for table, needs in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
+        for i, row in enumerate(content[table]):
+            if not all(key in row for key in needs):
+                raise DataError(
+                    f"{path}: want {' and '.join(needs)} in every row of {table}, got {row} in row {i}"
+                )
+    categories = sorted(content["categories"], key=lambda row: row["id"])
     label_of = {row["id"]: i for i, row in enumerate(categories)}
     findings = _duplicates(path, content)
     ids = [row["id"] for row in categories]
@@ -83,9 +90,9 @@ def _size(row: dict[str, Any], file: Path) -> tuple[int, int]:
 
 
 def _duplicates(path: Path, content: dict[str, Any]) -> list[Finding]:
-    """Ids that are there twice, table by table."""
+    """Ids that are there twice; those of images are looked at by `check`."""
     found = []
-    for table in ("images", "annotations", "categories"):
+    for table in ("annotations", "categories"):
         counts = Counter(row.get("id") for row in content.get(table, []))
         cure = (
             "none" if table == "annotations" else "stops"

@@ -5,7 +5,8 @@ A `Dataset` of your own needs ``names``, ``__len__`` and ``__getitem__``; `Sampl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -156,7 +157,12 @@ def decode(mask: Polygons | dict[str, Any], size: Size, key: str = "") -> np.nda
         if tuple(mask["size"]) != (h, w):
             raise DataError(f"{key}: want run lengths of size {[h, w]}, got {list(mask['size'])}")
         rle = coco_mask.frPyObjects(mask, h, w) if isinstance(mask["counts"], list) else mask
-        return coco_mask.decode(rle).astype(bool)
+        try:
+            return coco_mask.decode(rle).astype(bool)
+        except ValueError as error:
+            raise DataError(
+                f"{key}: want COCO run lengths, got some that cannot be decoded ({error})"
+            ) from error
     rings = [ring.astype(np.float64).reshape(-1).tolist() for ring in mask if len(ring) > 2]
     if not rings:
         return np.zeros((h, w), bool)
@@ -184,4 +190,40 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     """
     from .recognise import recognise
 
-    return recognise(Path(path), split)
+    return recognise(Path(path).expanduser(), split)
+
+
+def relabel(dataset: Dataset, names: Sequence[str]) -> Samples:
+    """The same data set with labels by another list of names, such as a model's.
+
+    Instances of classes that are not in ``names`` are left out. Classes of ``names`` that this data set does not
+    have become unlabelled in each of its images: nothing there counts as their background.
+    """
+    place = {name: i for i, name in enumerate(names)}
+    to = {i: place[name] for i, name in enumerate(dataset.names) if name in place}
+    complete = len(set(to.values())) == len(names)
+    samples = []
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        labelled = to.keys() if sample.labelled is None else to.keys() & sample.labelled
+        samples.append(replace(
+            sample,
+            instances=tuple(replace(one, label=to[one.label]) for one in sample.instances if one.label in to),
+            labelled=None if complete and sample.labelled is None else frozenset(to[c] for c in labelled),
+            classes=len(names),
+        ))  # fmt: skip
+    found = getattr(dataset, "findings", ())
+    return Samples(
+        tuple(names), tuple(samples), getattr(dataset, "format", ""), getattr(dataset, "path", None), found
+    )
+
+
+def join(datasets: Sequence[Dataset]) -> Samples:
+    """Several data sets as one, with the classes of all; no image is background for classes that its data set lacks.
+
+    Image ids become ``number/id``, since those of different data sets may be equal.
+    """
+    names = tuple(dict.fromkeys(name for one in datasets for name in one.names))
+    parts = [relabel(one, names) for one in datasets]
+    samples = [replace(s, image_id=f"{i}/{s.image_id}") for i, part in enumerate(parts) for s in part.samples]
+    return Samples(names, tuple(samples), findings=tuple(f for part in parts for f in part.findings))

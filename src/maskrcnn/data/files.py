@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 
 from ..errors import DataError, ImageError
-from ..inputs.sources import SUFFIXES
 from ..files import write_text
+from ..inputs.sources import SUFFIXES
 from ..output.files import write_picture
 from ..records import Size
 from .dataset import Dataset, Sample
@@ -51,8 +51,8 @@ def picture_size(path: Path) -> Size | None:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file or folder is named after: train, val or test."""
-    words = re.findall(r"train|valid|val|test", name.lower())
+    """The split that a file or folder is named after: train, val, test or trainval."""
+    words = re.findall(r"(?<![a-z])(trainval|train|valid|val|test)", name.lower())
     return {"valid": "val"}.get(words[-1], words[-1]) if words else None
 
 

@@ -40,7 +40,8 @@ def read_labelme(files: Iterable[Path], folder: Path, others: Iterable[Path] = (
     """LabelMe files, one for each picture.
 
     Shapes of one label and one ``group_id`` are one instance. A line is 10 pixels wide and a point has
-    a radius of 5, as in LabelMe. Classes are in the order of a ``labels.txt``, else by name; those of ``others`` are among them.
+    a radius of 5, as in LabelMe. Classes are in the order of a ``labels.txt``, else by
+    name; those of ``others`` are among them.
     """
     contents = {file: read_json(file) for file in files}
     used = {str(s["label"]) for c in (*contents.values(), *map(read_json, others)) for s in c["shapes"]}
@@ -59,11 +60,11 @@ def read_labelme(files: Iterable[Path], folder: Path, others: Iterable[Path] = (
         instances = []
         for (label, _), members in groups.items():
             record = f"shapes {', '.join(map(str, members))}"
-            masks = [_outline(content["shapes"][i], (height, width)) for i in members]
+            masks = [_read_shape(content["shapes"][i], (height, width)) for i in members]
             known = [mask for mask in masks if mask is not None]
             if len(known) < len(masks):
                 got = ", ".join(repr(content["shapes"][i].get("shape_type")) for i in members)
-                findings.append(Finding("unknown shape", f"want one of {', '.join(_SHAPES)}, got {got}",
+                findings.append(Finding("unknown shape", f"want a whole {', '.join(_SHAPES)}, got {got}",
                                         file, record, "shape_type", "stops"))  # fmt: skip
             else:
                 mask = _union(known, (height, width))
@@ -93,8 +94,15 @@ def write_labelme(dataset: Dataset, folder: Path) -> None:
         })  # fmt: skip
 
 
+def _read_shape(shape: dict[str, Any], size: Size) -> Polygons | dict[str, Any] | None:
+    """None for a shape of an unknown type, or without its points."""
+    try:
+        return _outline(shape, size)
+    except (KeyError, IndexError, TypeError, ValueError, OSError):
+        return None
+
+
 def _outline(shape: dict[str, Any], size: Size) -> Polygons | dict[str, Any] | None:
-    """None for a shape of an unknown type."""
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
     kind = shape.get("shape_type") or "polygon"  # old files have none
     if kind == "polygon":

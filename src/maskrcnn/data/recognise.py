@@ -34,6 +34,10 @@ def recognise(path: Path, split: str | None) -> Samples:
 def _file(path: Path, split: str | None) -> Samples | None:
     if path.suffix.lower() in (".yaml", ".yml"):
         return read_yolo(path, split)
+    if split is not None and split_of(path.stem) != split_of(split):
+        raise DataError(
+            f"{path}: want a folder to choose split {split!r} from, got one file; name the other file"
+        )
     return _json(path, read_json(path))
 
 
@@ -75,10 +79,20 @@ def _here(folder: Path, split: str | None) -> Samples | None:
     found = _jsons(sorted(folder.glob("*.json")), folder, split)
     if found is not None:
         return found
-    if next(mask_folders(folder), None) is not None:
-        return read_masks(folder)
-    pair = id_mask_folders(folder)
-    return read_id_masks(*pair) if pair is not None else None
+    pair = None
+    if next(mask_folders(folder), None) is None:
+        pair = id_mask_folders(folder)
+        if pair is None:
+            return None
+    _no_splits(folder, split)
+    return read_masks(folder) if pair is None else read_id_masks(*pair)
+
+
+def _no_splits(folder: Path, split: str | None) -> None:
+    if split is not None:
+        raise DataError(
+            f"{folder}: want folders named after their splits, such as {split}, got one data set in all"
+        )
 
 
 def _jsons(
@@ -88,6 +102,7 @@ def _jsons(
     for file in sorted(files, key=lambda f: f.stat().st_size):
         content = read_json(file)
         if is_labelme(content):  # one file a picture; a list of settings may lie between them
+            _no_splits(folder, split)
             theirs = [f for f in files if is_labelme(read_json(f))]
             return read_labelme(theirs, folder, [f for f in others or () if is_labelme(read_json(f))])
         if is_coco(content) or is_via(content):

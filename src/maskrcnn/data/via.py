@@ -53,8 +53,8 @@ def read_via(path: Path, content: dict[str, Any], others: Iterable[dict[str, Any
             shape = region.get("shape_attributes", {})
             mask = _outline(shape)
             if mask is None:
-                findings.append(Finding("unknown shape", "want polygon, polyline, rect, circle, ellipse or point, got "
-                                        f"{shape.get('name')!r}", path, record, "shape_attributes", "stops"))  # fmt: skip
+                findings.append(Finding("unknown shape", "want polygon, polyline, rect, circle, ellipse, point, got "
+                                        f"{shape.get('name')!r}", path, record, "name", "stops"))  # fmt: skip
             elif name is None:
                 findings.append(Finding("no class", f"want a class in region attribute {key!r}, got "
                                         f"{region.get('region_attributes')!r}; choose one",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..inputs.sources import SUFFIXES
 from ..files import write_text
+from ..inputs.sources import SUFFIXES
 from .dataset import Dataset, Instance, Sample, Samples
 from .files import export_pictures, picture_size
 from .findings import Finding
@@ -34,9 +34,8 @@ def read_yolo(yaml: Path, split: str | None) -> Samples:
     numbers = sorted(numbered)
     findings: list[Finding] = []
     if numbers != list(range(len(numbers))):
-        findings.append(
-            Finding("class gaps", f"class numbers {_short(numbers)} are renumbered from 0", yaml, key="names")
-        )
+        detail = f"class numbers {numbers[0]}..{numbers[-1]} have gaps; they are numbered by place"
+        findings.append(Finding("class gaps", detail, yaml, key="names"))
     label_of = {number: i for i, number in enumerate(numbers)}
     samples = []
     for file in _pictures(yaml, said, split):
@@ -62,7 +61,7 @@ def write_yolo(dataset: Dataset, folder: Path) -> None:
             ring = one_ring(one.mask, sample.size)
             if ring is not None:
                 shares = ring / np.array(sample.size[::-1])
-                lines.append(f"{one.label} " + " ".join(f"{v:.8f}" for v in shares.ravel()) + "\n")
+                lines.append(f"{one.label} " + " ".join(f"{v:.12g}" for v in shares.ravel()) + "\n")
         write_text(folder / "labels" / "train" / f"{file.stem}.txt", "".join(lines))
     names = "".join(
         f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(dataset.names)
@@ -192,7 +191,8 @@ def _instance(
         return Finding("broken line", f"want a box (4 numbers) or pairs x y, got {len(values)} numbers",
                        file, record, cure="stops")  # fmt: skip
     h, w = size
-    points = np.array(values).reshape(-1, 2) * (w, h)
+    # to a millionth of a pixel: edges between pixels must not shift by the error of a share
+    points = (np.array(values).reshape(-1, 2) * (w, h)).round(6)
     if len(values) == 4:
         (cx, cy), (bw, bh) = points.tolist()
         points = rectangle(cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2)

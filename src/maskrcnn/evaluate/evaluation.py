@@ -25,6 +25,7 @@ from .metrics import Metrics, accumulate, plain
 
 SCORE = 0.05
 MAX_DETECTIONS = 100
+_COUNTED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,9 @@ class Evaluation:
 
     names     : the data set's classes
     box, mask : COCO's numbers; mask is None for results that are boxes only
-    threshold : the score with the greatest F1 over all objects, by masks where there are any; keep from it on
+    threshold : the score with the greatest F1 over all objects, by masks where there are any; keep from it on.
+                nan where no detection is right
+    counted   : the score from which ``confusion`` and ``images`` count: the threshold, or 0.5
     confusion : (k + 1, k + 1) at that score, rows the truth, columns the detection, last for neither
     images    : how each image went at that score
     partial   : images in which only some classes are labelled; only these were evaluated there
@@ -48,6 +51,7 @@ class Evaluation:
     box: Metrics
     mask: Metrics | None
     threshold: float
+    counted: float
     confusion: np.ndarray = field(repr=False)
     images: tuple[ImageScore, ...] = field(repr=False)
     partial: int
@@ -76,7 +80,7 @@ class Evaluation:
         ]  # fmt: skip
 
     def worst(self, count: int = 10) -> list[ImageScore]:
-        """The images with the lowest F1 at the advised score; none without an error."""
+        """The images with the lowest F1 at the score ``counted``; none without an error."""
         return worst_first(self.images)[:count]
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,9 +127,9 @@ def evaluate(
     limit          : only so many images, the first
     progress       : called after each image
 
-    Classes are matched by name, see `Evaluation`. In an image where only some classes are labelled only those
-    are evaluated. Raises ConfigError where no class name agrees, or there is no image, ImageError for a
-    picture that cannot be read or is not of the annotated size.
+    A model in training is one again afterwards. Classes are matched by name, see `Evaluation`. In an image
+    where only some classes are labelled only those are evaluated. Raises ConfigError where no class name
+    agrees, or there is no image, ImageError for a picture that cannot be read or is not of the annotated size.
     """
     count = len(dataset) if limit is None else min(limit, len(dataset))
     ids = _category_ids(dataset)
@@ -149,7 +153,13 @@ def evaluate(
             progress(Step(sample.name, len(rows), None, done, count))
             yield sample, [{**row, "category_id": number[row["category_id"]]} for row in rows]
 
-    return _measure(detected(), dataset, model.names, label_of, ids, max_detections, model.source, timer)
+    training = [module for module in model.modules() if module.training]
+    model.eval()  # else batch normalisation would learn from these images
+    try:
+        return _measure(detected(), dataset, model.names, label_of, ids, max_detections, model.source, timer)
+    finally:
+        for module in training:
+            module.training = True
 
 
 def evaluate_results(
@@ -187,9 +197,7 @@ def evaluate_results(
                 f"{source}: want category ids of the data set, {_listed(ids)}; got {row['category_id']}"
             )
         if "score" not in row or not ("bbox" in row or "segmentation" in row):
-            raise DataError(
-                f"{source}: want score, and bbox or segmentation, in each row; got {sorted(row)}"
-            )
+            raise DataError(f"{source}: want score, and bbox or segmentation, in each row; got {sorted(row)}")
         rows[row["image_id"]].append(row)
     pairs = ((sample, rows[sample.image_id]) for sample in samples)
     return _measure(pairs, dataset, names, label_of, ids, max_detections, source, None)
@@ -215,14 +223,14 @@ def _measure(
     masked = len(masks) == len(boxes)
     mask = accumulate([masks[i] for i in order], dataset.names, max_detections) if masked else None
     threshold = float((mask or box).curves.threshold[-1])
-    at = threshold if np.isfinite(threshold) else 0.0
+    at = threshold if np.isfinite(threshold) else _COUNTED
     scores = [
         image_score(i, *samples[i][:2], matches, truth, at)
         for i, (matches, truth) in enumerate(zip(masks if masked else boxes, truths, strict=True))
     ]
     table = sum(confusion(f, t, at, len(dataset.names)) for f, t in zip(founds, truths, strict=True))
     return Evaluation(
-        dataset.names, box, mask, threshold, np.asarray(table), tuple(scores), sum(s[2] for s in samples),
+        dataset.names, box, mask, threshold, at, np.asarray(table), tuple(scores), sum(s[2] for s in samples),
         tuple(n for n in dataset.names if n not in known), tuple(n for n in known if n not in dataset.names),
         timer.speed if timer else None, source, ids, tuple(founds),
     )  # fmt: skip

@@ -20,7 +20,7 @@ class Curves:
     """Precision, recall and F1 of what is kept above a score, at IoU 0.5.
 
     precision, recall : (classes, 101), at the scores 0, 0.01, ... 1; precision is 1 where nothing is kept
-    threshold         : (classes,) the score to keep from, where F1 is greatest; nan without detections
+    threshold         : (classes,) the score to keep from, where F1 is greatest; nan where no detection is right
     best              : (classes,) that greatest F1
     The last row is all classes pooled: every object counts the same, and so does every false detection, also of
     classes that have no object.
@@ -99,12 +99,16 @@ class Metrics:
         return self.summary()["ap75"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, None for nan: the summary, and every class that has objects."""
+        """Plain values for JSON, None for nan: the summary, the pooled curves, every class that has objects."""
         measures: tuple[Measure, ...] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")
         columns: dict[str, np.ndarray] = {m: self.of_classes(m) for m in measures}
         columns |= {"threshold": self.curves.threshold, "f1": self.curves.best}
         return {
             **{name: plain(value) for name, value in self.summary().items()},
+            "curves": {
+                "score": CONFIDENCES.round(2).tolist(),
+                **{c: [plain(v) for v in getattr(self.curves, c)[-1]] for c in ("precision", "recall", "f1")},
+            },
             "classes": {
                 name: {"objects": int(self.truths[0, i])} | {m: plain(c[i]) for m, c in columns.items()}
                 for i, name in enumerate(self.names)
@@ -186,6 +190,8 @@ def _curve(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, count: int)
     f1 = 2 * true / (true + false + count)
     f1[1:-1][scores[:-1] == scores[1:]] = -1  # no threshold falls between equal scores
     best = int(f1[1:].argmax()) + 1
+    if not true[best]:
+        return precision[kept], recall[kept], np.nan, 0.0
     # halfway to the next score, so that neither > nor >= changes what is kept
     threshold = (scores[best - 1] + (scores[best] if best < len(scores) else 0)) / 2
     return precision[kept], recall[kept], threshold, f1[best]

@@ -12,6 +12,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from ..data import Sample
+from ..errors import ImageError
 from ..explain.markup import figure, image, number, rect, row, svg
 from ..explain.pictures import photo_uri
 from ..output import draw
@@ -28,15 +29,21 @@ _LONGEST = 640  # pixels embedded of a picture
 def beside_truth(
     sample: Sample, found: Found, score: ImageScore, names: Sequence[str], threshold: float
 ) -> str:
-    """Two figures: the annotations, with the missed ones framed, and what was found, with the false framed."""
-    truth, picture = truth_of(sample), sample.read()
+    """Two figures: the annotations, with the missed ones framed, and what was found, with the false framed.
+
+    Where the picture cannot be read, as may be when only results were measured, the reason is said instead.
+    """
+    title = f'<h3>{escape(score.name)} · F1 {number(score.f1, 2)}</h3><p class="note">{_sentence(score, names)}</p>'
+    try:
+        truth, picture = truth_of(sample), sample.read()
+    except ImageError as error:
+        return title + f'<p class="result">{escape(str(error))}</p>'
     shown = found[np.arange(len(found.labels)) < (found.scores >= threshold).sum()]  # best first: rows stay
     said = [f"{names[label]} {value:.2f}" for label, value in zip(shown.labels, shown.scores, strict=True)]
     left = _figure(picture, truth.labels, truth.boxes, truth.masks, names, [names[i] for i in truth.labels],
                    {i for i, _ in score.missed}, "miss", "Truth", truth)  # fmt: skip
     right = _figure(picture, shown.labels, shown.boxes, shown.masks, names, said,
                     {i for i, _ in score.false}, "false", "Found")  # fmt: skip
-    title = f'<h3>{escape(score.name)} · F1 {number(score.f1, 2)}</h3><p class="note">{_sentence(score, names)}</p>'
     return title + row(left, right, kind="pair")
 
 

@@ -53,9 +53,9 @@ def lines(evaluation: Evaluation) -> list[str]:
             f"{evaluation.partial} of {len(evaluation.images)} pictures are labelled in some classes only"
         )
     if evaluation.unknown:
-        text.append(f"unknown to the model, all missed: {', '.join(evaluation.unknown)}")
+        text.append(f"unknown to the model, all missed: {_listed(evaluation.unknown)}")
     if evaluation.left_out:
-        text.append(f"not in the data set, left out: {', '.join(evaluation.left_out)}")
+        text.append(f"not in the data set, left out: {_listed(evaluation.left_out)}")
     return text
 
 
@@ -127,12 +127,12 @@ def _notes(evaluation: Evaluation) -> str:
         )
     if evaluation.unknown:
         notes.append(
-            f"The model does not know {_words(evaluation.unknown)}: all objects of "
+            f"The model does not know {escape(_listed(evaluation.unknown))}: all objects of "
             f"{'this class' if len(evaluation.unknown) == 1 else 'these classes'} count as missed."
         )
     if evaluation.left_out:
         notes.append(
-            f"The data set does not have {_words(evaluation.left_out)}: these detections were left out."
+            f"The data set does not have {escape(_listed(evaluation.left_out))}: these detections were left out."
         )
     return "".join(f'<p class="result">{note}</p>' for note in notes)
 
@@ -152,7 +152,7 @@ def _numbers(evaluation: Evaluation) -> str:
 
 def _advice(evaluation: Evaluation) -> str:
     if not np.isfinite(evaluation.threshold):
-        return "<p>There are no detections, so there is no score to advise.</p>"
+        return "<p>Not one detection is right at an IoU of 0.5, so there is no score to advise.</p>"
     curves, at = evaluation.best.curves, evaluation.threshold
     hits = sum(one.hits for one in evaluation.images)
     missed, false = (
@@ -203,12 +203,13 @@ def _classes(evaluation: Evaluation) -> str:
             rows.append([
                 escape(name), str(best.truths[0, i]), *(meter(c[i]) for c in columns), meter(box[i]),
                 _score(best.curves.threshold[i]), _score(best.curves.best[i]),
-                spark(best.precision[0, :, i], f"{name}: precision over recall at IoU 0.5"),
+                spark(best.precision[0, :, i], f"{name}: precision over recall"),
+                spark(best.curves.f1[i], f"{name}: F1 over the score"),
             ])  # fmt: skip
-    head = ["class", "objects", *measures.values(), "box AP", "best score", "its F1", "curve"]
+    head = ["class", "objects", *measures.values(), "box AP", "best score", "its F1", "PR curve", "F1 curve"]
     lead = (
         f"By {_kind(evaluation)}s, in percent. Below {_ENOUGH} objects a number is mostly chance. The best score is "
-        "the one with the greatest F1; the curve is precision over recall at an IoU of 0.5."
+        "the one with the greatest F1; the curves are precision over recall and F1 over the score at an IoU of 0.5."
     )
     return f'<p>{lead}</p><div class="tall">{table(head, rows, "Choose a column to sort by it.")}</div>'
 
@@ -228,7 +229,9 @@ def _confusion(evaluation: Evaluation) -> str:
     groups = [[i] for i in shown] + ([rest] if rest else []) + [[k]]
     small = np.array([[full[np.ix_(a, b)].sum() for b in groups] for a in groups])
     names = [evaluation.names[i] for i in shown] + [f"{len(rest)} others"] * bool(rest)
-    lead = f"<p>With the detections from the advised score on, at an IoU of 0.5, by {_kind(evaluation)}s.</p>"
+    since = f"from a score of {_score(evaluation.counted)} on"
+    mixed_others = " Others taken for others include mix-ups among them." if rest else ""
+    lead = f"<p>Detections {since}, at an IoU of 0.5, by {_kind(evaluation)}s.{mixed_others}</p>"
     return lead + (f"<p>Most often mixed up:</p><ul>{most}</ul>" if most else "") + matrix(small, names)
 
 
@@ -236,13 +239,15 @@ def _worst(evaluation: Evaluation, dataset: Dataset) -> str:
     worst = evaluation.worst()
     if not worst:
         return "<p>Not one image has an error.</p>"
-    at = evaluation.threshold if np.isfinite(evaluation.threshold) else 0.0
     lead = (
-        "<p>The lowest F1 at the advised score, those with most errors first. Missed objects and false detections "
-        "are framed red, what is right green; point at a frame for its name.</p>"
+        f"<p>The lowest F1 with detections from a score of {_score(evaluation.counted)} on, those with most errors "
+        "first. Missed objects and false detections are framed red, what is right green; point at a frame for its "
+        "name.</p>"
     )
     return lead + "".join(
-        beside_truth(dataset[one.index], evaluation.found[one.index], one, evaluation.names, at)
+        beside_truth(
+            dataset[one.index], evaluation.found[one.index], one, evaluation.names, evaluation.counted
+        )
         for one in worst
     )
 
@@ -255,6 +260,6 @@ def _score(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.2f}"
 
 
-def _words(names: Sequence[str], most: int = 12) -> str:
+def _listed(names: Sequence[str], most: int = 12) -> str:
     rest = len(names) - most
-    return escape(", ".join(names[:most])) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -60,6 +60,9 @@ def detect(
     boxes = decode(deltas, shrink(proposals.boxes[roi], end), config.box_std, config.dialect.delta_clamp)
     image = proposals.image_index[roi]
     boxes = clip(boxes, shrink(batch.windows, end)[image])
+    if config.dialect.min_detection is not None:
+        big = ((boxes[:, 2:] - boxes[:, :2]) > config.dialect.min_detection).all(dim=1)
+        boxes, label, score, roi, image = boxes[big], label[big], score[big], roi[big], image[big]
 
     kept = []
     for i in range(len(batch)):

@@ -28,8 +28,13 @@ def batches(images: Sequence[Image], config: Config) -> Iterator[tuple[list[int]
     """Group images by padded size: positions of a group, and its batch.
 
     Padding an image further than it would be alone changes its numbers near the border, so images of different
-    padded size do not share a batch: a batch gives what its images give one by one.
+    padded size do not share a batch: a batch gives what its images give one by one. Where the dialect pads to the
+    batch, all share one, as they do in the framework it is named for.
     """
+    if config.dialect.pad_to_batch:
+        if images:
+            yield list(range(len(images))), to_batch(images, config)
+        return
     groups: dict[Size, list[int]] = {}
     for i, image in enumerate(images):
         groups.setdefault(padded_size(image.size, config), []).append(i)
@@ -38,11 +43,11 @@ def batches(images: Sequence[Image], config: Config) -> Iterator[tuple[list[int]
 
 
 def to_batch(images: Sequence[Image], config: Config) -> ImageBatch:
-    """Resize, normalise and pad images that come to the same padded size.
+    """Resize, normalise and pad images to the largest padded size among them.
 
     Raises ImageError for an image that does not have the channels the model wants.
     """
-    height, width = padded_size(images[0].size, config)
+    height, width = (max(sides) for sides in zip(*(padded_size(i.size, config) for i in images), strict=True))
     dialect = config.dialect
     mean = np.asarray(config.mean, np.float32)
     pixels = np.empty((len(images), height, width, config.channels), np.float32)

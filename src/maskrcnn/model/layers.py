@@ -49,9 +49,11 @@ class Conv(nn.Conv2d):
 
     def __init__(
         self, c_in: int, c_out: int, kernel: int, stride: int = 1,
-        *, norm: bool = False, relu: bool = False, same: bool = False,
+        *, groups: int = 1, norm: bool = False, relu: bool = False, same: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(c_in, c_out, kernel, stride, padding=0 if same else kernel // 2, bias=not norm)
+        super().__init__(
+            c_in, c_out, kernel, stride, padding=0 if same else kernel // 2, groups=groups, bias=not norm
+        )
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -63,7 +65,7 @@ class Conv(nn.Conv2d):
         if self.same:
             x = pad_same(x, self.kernel_size[0], self.stride[0])
         weight, bias, norm = _fold(self.weight, self.bias, self.norm)
-        x = F.conv2d(x, weight, bias, self.stride, self.padding)
+        x = F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
         return _finish(x, norm, self.relu)
 
 

@@ -19,11 +19,11 @@ from .fpn import FPN
 from .image import batches, to_batch
 from .losses import Sampled, total_losses
 from .mask_head import MaskHead
-from .pooling import pool_rois
+from .pooling import pool_rois, pooled_scales
 from .resnet import ResNet
 from .restore import restore
 from .rpn import RPN, choose, suppress
-from .targets import PAPER, Sampling, check_targets, sample_anchors, sample_rois, to_padded
+from .targets import PAPER, Sampling, check_targets, is_complete, sample_anchors, sample_rois, to_padded
 
 
 class MaskRCNN(nn.Module):
@@ -39,6 +39,7 @@ class MaskRCNN(nn.Module):
         super().__init__()
         self.config = config
         self.source = source
+        self.untrained: tuple[str, ...] = ()  # classes whose heads are still random: prediction is refused
         self.backbone = ResNet(config) if backbone is None else backbone
         self.fpn = FPN(config, self.backbone.channels)  # type: ignore[arg-type]
         self.rpn = RPN(config)
@@ -86,14 +87,23 @@ class MaskRCNN(nn.Module):
         proposals = suppress(candidates, anchor_scores, batch, config)
         keep(anchor_scores=anchor_scores, candidates=candidates, proposals=proposals)
 
-        rois = pool_rois(pyramid, proposals.boxes, proposals.image_index, batch.size, config.box_pool, config)
+        scales = pooled_scales(pyramid, batch, config)
+        rois = pool_rois(
+            pyramid, proposals.boxes, proposals.image_index, batch.size, config.box_pool, config, scales
+        )
         box_scores = self.box(rois.values).map(rois.restore)
         keep(roi_features=rois, box_scores=box_scores)
         del rois
 
         detections = detect(box_scores, proposals, batch, config, wanted)
         rois = pool_rois(
-            pyramid, detections.boxes, detections.image_index, batch.size, config.mask_size // 2, config
+            pyramid,
+            detections.boxes,
+            detections.image_index,
+            batch.size,
+            config.mask_size // 2,
+            config,
+            scales,
         )
         mask_logits = rois.restore(self.mask(rois.values, detections.labels[rois.order]))
         keep(detections=detections, mask_features=rois, mask_logits=mask_logits)
@@ -105,20 +115,26 @@ class MaskRCNN(nn.Module):
         targets: Sequence[Target],
         generator: torch.Generator | None = None,
         sampling: Sampling = PAPER,
+        config: Config | None = None,
+        average: Callable[[Tensor], Tensor] = lambda counts: counts,
     ) -> dict[str, Tensor]:
         """The five losses of annotated images by name, scalars with gradients; their sum is to be minimised.
 
         targets   : one for each image, in pixels of that image
         generator : of the CPU; draws the samples of anchors and proposals
+        config    : in place of the model's own, for images that come resized
+        average   : the mean over all processes of the counts that losses are divided by, so that the mean of
+                    the gradients is that of one process with all images
         Images are grouped as in `predict_images`, so no image's features depend on the others' sizes. Raises
         ShapeError where a target does not fit its image, ConfigError for labels that the model does not have.
         """
-        check_targets(images, targets, self.config.num_classes)
+        config = config or self.config
+        check_targets(images, targets, config.num_classes)
         parts = [
-            self._sampled(batch.to(self.device), [targets[i] for i in group], generator, sampling)
-            for group, batch in batches(images, self.config)
+            self._sampled(batch.to(self.device), [targets[i] for i in group], generator, sampling, config)
+            for group, batch in batches(images, config)
         ]
-        return total_losses(Sampled.join(parts), len(images) * sampling.anchors)
+        return total_losses(Sampled.join(parts), len(images) * sampling.anchors, average)
 
     def _sampled(
         self,
@@ -126,30 +142,37 @@ class MaskRCNN(nn.Module):
         targets: Sequence[Target],
         generator: torch.Generator | None,
         sampling: Sampling,
+        config: Config,
     ) -> Sampled:
-        config = self.config
         pyramid = self.fpn(self.backbone(batch.pixels))
         scores = self.rpn(pyramid, batch, config)
-        truths = [
-            to_padded(t.boxes.to(self.device), window, size)
-            for t, window, size in zip(targets, batch.windows, batch.sizes, strict=True)
-        ]
-        anchors = sample_anchors(scores.anchors, truths, config, sampling, generator)
+        truths, crowds = (
+            [
+                to_padded(boxes.to(self.device), window, size)
+                for boxes, window, size in zip(several, batch.windows, batch.sizes, strict=True)
+            ]
+            for several in ([t.boxes for t in targets], [t.crowds for t in targets])
+        )
+        complete = [is_complete(t, sampling.rpn_complete) for t in targets]
+        anchors = sample_anchors(scores.anchors, truths, config, sampling, generator, crowds, complete)
         with torch.no_grad():  # proposals are where to look, not something to learn through
             proposals = suppress(choose(scores, batch, config), scores, batch, config)
         rois = sample_rois(proposals, truths, targets, batch, config, sampling, generator)
 
-        pooled = pool_rois(pyramid, rois.boxes, rois.image_index, batch.size, config.box_pool, config)
+        scales = pooled_scales(pyramid, batch, config)
+        pooled = pool_rois(pyramid, rois.boxes, rois.image_index, batch.size, config.box_pool, config, scales)
         box = self.box(pooled.values).map(pooled.restore)
         positive = torch.nonzero(rois.labels < config.num_classes).squeeze(1)
         labels, images = rois.labels[positive], rois.image_index[positive]
         deltas = box.deltas[positive, torch.zeros_like(labels) if config.class_agnostic_boxes else labels]
-        pooled = pool_rois(pyramid, rois.boxes[positive], images, batch.size, config.mask_size // 2, config)
+        side = config.mask_size // 2
+        pooled = pool_rois(pyramid, rois.boxes[positive], images, batch.size, side, config, scales)
         masks = pooled.restore(self.mask(pooled.values, labels[pooled.order]))
         at = anchors.image_index, anchors.anchor_index
         return Sampled(
-            scores.objectness[at], anchors.is_object, scores.deltas[at][anchors.is_object], anchors.wanted,
-            box.class_logits, rois.labels, deltas, rois.wanted, masks, rois.masks,
+            _full(scores.objectness[at]), anchors.is_object, _full(scores.deltas[at][anchors.is_object]),
+            anchors.wanted, _full(box.class_logits), rois.labels, rois.competing, _full(deltas), rois.wanted,
+            _full(masks), rois.masks,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -161,11 +184,17 @@ class MaskRCNN(nn.Module):
         classes: Sequence[str | int] | None = None,
         max_detections: int | None = None,
     ) -> list[Result]:
-        """Results of decoded images, in their order; the same as one by one.
+        """Results of decoded images, in their order; the same as one by one, unless the dialect pads to the batch.
 
         score, max_detections: in place of the model's own; classes: names or indices to keep.
-        Raises ImageError for an image that does not fit the model, ConfigError for an unknown class.
+        Raises ImageError for an image that does not fit the model, ConfigError for an unknown class, and for a
+        model with ``untrained`` classes.
         """
+        if self.untrained:
+            raise ConfigError(
+                f"want a trained network, got random weights for the classes {', '.join(self.untrained)}; train it, "
+                "or set model.untrained = () to predict all the same"
+            )
         options = {"score": score, "max_detections": max_detections}
         config = self.config.with_options(**{k: v for k, v in options.items() if v is not None})
         wanted = None if classes is None else self._wanted(classes)
@@ -253,6 +282,11 @@ class MaskRCNN(nn.Module):
                     f"classes: want names or indices among {', '.join(self.names)}, got {item!r}"
                 )
         return wanted
+
+
+def _full(x: Tensor) -> Tensor:
+    """At least float32: sums over thousands of samples want more digits than autocast leaves."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def load_arrays(config: Config, arrays: dict[str, Tensor], source: str | Path) -> MaskRCNN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from ..config import Config
 from ..ops.boxes import area, shrink
 from ..ops.roi_align import crop_and_resize, roi_align, roi_pool
+from ..records import ImageBatch
 
-POOLED_LEVELS = 4  # P2..P5; P6 only proposes
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of P2..P5; P6 only proposes
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,21 @@ class RoIFeatures:
         return rows[torch.argsort(self.order)]
 
 
-def roi_levels(boxes: Tensor, padded: tuple[int, int], config: Config) -> Tensor:
+def pooled_scales(pyramid: Sequence[Tensor], batch: ImageBatch, config: Config) -> tuple[float, ...]:
+    """Pixels of P2..P5 for a pixel of the network input.
+
+    Source: torchvision ops/poolers.py, _infer_scale, for dialects with ``inferred_scales``: it goes by the height
+    of the tallest image before padding.
+    """
+    if not config.dialect.inferred_scales:
+        return SCALES
+    height = float((batch.windows[:, 3] - batch.windows[:, 1]).max())
+    return tuple(2.0 ** round(math.log2(p.shape[2] / height)) for p in pyramid[: len(SCALES)])
+
+
+def roi_levels(
+    boxes: Tensor, padded: tuple[int, int], config: Config, scales: Sequence[float] = SCALES
+) -> Tensor:
     """Level of each box (n, 4), 0 for P2 to 3 for P5: the larger the box, the coarser."""
     dialect = config.dialect
     if dialect.level_rule == "round":
@@ -41,9 +57,12 @@ def roi_levels(boxes: Tensor, padded: tuple[int, int], config: Config) -> Tensor
         level = 4 + torch.round(torch.log2(scaled.prod(1).sqrt() / (224.0 / (height * width) ** 0.5)))
     elif dialect.level_rule == "floor_eps_inside":
         level = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224 + 1e-8))
+    elif dialect.level_rule == "floor_56":
+        level = 2 + torch.floor(torch.log2(area(boxes).sqrt() / 56 + 1e-6))
     else:
         level = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224) + 1e-6)
-    return level.clamp(2, 5).nan_to_num(2).long() - 2
+    finest, coarsest = -math.log2(scales[0]), -math.log2(scales[-1])
+    return (level.clamp(finest, coarsest).nan_to_num(finest) - finest).long()
 
 
 def pool_rois(
@@ -53,15 +72,15 @@ def pool_rois(
     padded: tuple[int, int],
     size: int,
     config: Config,
+    scales: Sequence[float] = SCALES,
 ) -> RoIFeatures:
     """Pool boxes (n, 4), pixels of the padded image, to size x size with the dialect's operation."""
     dialect = config.dialect
-    level = roi_levels(boxes, padded, config)
+    level = roi_levels(boxes, padded, config, scales)
     parts, orders = [], []
-    for i in range(POOLED_LEVELS):
+    for i, scale in enumerate(scales):
         mine = torch.nonzero(level == i).squeeze(1)
         features, rois, images = pyramid[i], boxes[mine], image_index[mine]
-        scale = 1.0 / (4 * 2**i)
         if dialect.roi_op == "crop_and_resize":
             norm = rois.new_tensor([padded[1] - 1, padded[0] - 1]).repeat(2)
             end = float(dialect.inclusive_ends)

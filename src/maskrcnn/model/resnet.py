@@ -16,7 +16,7 @@ class Basic(nn.Module):
 
     expansion = 1
 
-    def __init__(self, c_in: int, width: int, stride: int, stride_in_1x1: bool) -> None:
+    def __init__(self, c_in: int, width: int, mid: int, stride: int, config: Config) -> None:
         super().__init__()
         self.conv1 = Conv(c_in, width, 3, stride, norm=True, relu=True)
         self.conv2 = Conv(width, width, 3, norm=True)
@@ -28,19 +28,20 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3, 1x1 up to four times the width, beside a shortcut (ResNet 50 and deeper).
+    """1x1 down to ``mid``, 3x3, 1x1 up to four times the width, beside a shortcut (ResNet 50 and deeper).
 
-    ``stride_in_1x1`` puts the stride into the first 1x1 (MSRA's and Matterport's weights), else into the 3x3.
+    In groups, the 3x3 is that of ResNeXt (Xie et al. 2017). ``stride_in_1x1`` puts the stride into the first 1x1
+    (MSRA's and Matterport's weights), else into the 3x3.
     """
 
     expansion = 4
 
-    def __init__(self, c_in: int, width: int, stride: int, stride_in_1x1: bool) -> None:
+    def __init__(self, c_in: int, width: int, mid: int, stride: int, config: Config) -> None:
         super().__init__()
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = Conv(c_in, width, 1, first, norm=True, relu=True)
-        self.conv2 = Conv(width, width, 3, second, norm=True, relu=True)
-        self.conv3 = Conv(width, width * 4, 1, norm=True)
+        first, second = (stride, 1) if config.stride_in_1x1 else (1, stride)
+        self.conv1 = Conv(c_in, mid, 1, first, norm=True, relu=True)
+        self.conv2 = Conv(mid, mid, 3, second, groups=config.groups, norm=True, relu=True)
+        self.conv3 = Conv(mid, width * 4, 1, norm=True)
         self.shortcut = _shortcut(c_in, width * 4, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,12 +58,13 @@ class ResNet(nn.Module):
         self.same_stem_pool = config.dialect.same_stem_pool
         self.stem = Conv(config.channels, config.width, 7, 2, norm=True, relu=True)
         c_in = config.width
+        group_width = config.group_width or config.width // config.groups
         for stage, count in enumerate(BLOCKS[config.depth]):
-            width = config.width * 2**stage
+            width, mid = config.width * 2**stage, config.groups * group_width * 2**stage
             blocks = []
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(block(c_in, width, stride, config.stride_in_1x1))
+                blocks.append(block(c_in, width, mid, stride, config))
                 c_in = width * block.expansion
             self.add_module(f"s{stage + 2}", nn.Sequential(*blocks))
         self.channels = tuple(config.width * 2**stage * block.expansion for stage in range(4))

@@ -52,7 +52,8 @@ def restore_boxes(boxes: Tensor, window: Tensor, size: tuple[int, int], config: 
     window = shrink(window, end).double()
     extent = torch.tensor([size[1], size[0]], dtype=torch.float64) - end
     scale = (extent / (window[2:] - window[:2])).repeat(2)
-    restored = shrink((shrink(boxes, end).double() - window[:2].repeat(2)) * scale, -end)
     if config.dialect.integer_boxes:
-        return restored.round().float()
-    return clip(restored, restored.new_tensor([0, 0, size[1], size[0]])).float()
+        return shrink((shrink(boxes, end).double() - window[:2].repeat(2)) * scale, -end).round().float()
+    # A product in float32, as torchvision and Detectron2 have it: what is cut to pixels next turns on the last bit.
+    restored = shrink((shrink(boxes, end) - window[:2].repeat(2).float()) * scale.float(), -end)
+    return clip(restored, restored.new_tensor([0, 0, size[1], size[0]]))

@@ -110,10 +110,10 @@ def suppress(candidates: Candidates, scores: AnchorScores, batch: ImageBatch, co
         ]
         boxes, probability = candidates.boxes[kept], candidates.scores[kept]
         if dialect.pad_proposals:
-            missing = config.proposals - len(kept)
+            missing = config.proposals - kept.shape[0]
             boxes = torch.cat([boxes, shrink(boxes.new_zeros(missing, 4), -end)])
             probability = torch.cat([probability, probability.new_zeros(missing)])
-        parts.append((boxes, probability, kept.new_full((len(boxes),), image)))
+        parts.append((boxes, probability, kept.new_full((boxes.shape[0],), image)))
     return Proposals(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

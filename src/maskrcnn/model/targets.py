@@ -19,6 +19,7 @@ from ..ops.roi_align import roi_align
 from ..records import Image, ImageBatch, Proposals, Target
 
 BELOW, BETWEEN = -1, -2
+INSIDE = 0.5  # a box lies inside a region when this share of its area does
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class Sampling:
 
     The defaults are the paper's. ``*_positive`` is the largest share of positives; an anchor is positive from
     an IoU of ``rpn_high`` and negative below ``rpn_low``, a proposal is one or the other at ``roi_iou``.
+
+    Where images do not label every class (`Target.labelled`):
+    rpn_complete : from this share of labelled classes on, whatever has no box is background to the region
+                   proposal network; below it only what lies inside known objects, see `doubtful`
+    exclusive    : an instance of one class is none of the others, also of those that its image does not label.
+                   True where the label sets do not overlap in meaning, as ``car`` and ``vehicle`` would; off, two
+                   classes that no image labels together never learn to tell their objects apart
     """
 
     anchors: int = 256
@@ -36,6 +44,8 @@ class Sampling:
     rois: int = 512
     roi_positive: float = 0.25
     roi_iou: float = 0.5
+    rpn_complete: float = 1.0
+    exclusive: bool = False
 
 
 PAPER = Sampling()
@@ -60,12 +70,14 @@ class RoISamples:
     """Sampled proposals of a batch, r in all, q of them positive.
 
     boxes (r, 4) · labels (r,) int64, background last · image_index (r,)
+    · competing (r, classes + 1) bool, the classes that the cross entropy of each compares
     · wanted (q, 4) deltas and masks (q, m, m) 0 or 1 of the positive ones, in their order
     """
 
     boxes: Tensor
     labels: Tensor
     image_index: Tensor
+    competing: Tensor
     wanted: Tensor
     masks: Tensor
 
@@ -84,6 +96,10 @@ def check_targets(images: Sequence[Image], targets: Sequence[Target], num_classe
                 f"labels of image {i}: want 0..{num_classes - 1}, background not among them, "
                 f"got {sorted(set(target.labels.tolist()))}"
             )
+        if target.labelled is not None and len(target.labelled) != num_classes:
+            raise ShapeError(
+                f"labelled of image {i}: want ({num_classes},), got {tuple(target.labelled.shape)}"
+            )
 
 
 def sample_anchors(
@@ -92,11 +108,21 @@ def sample_anchors(
     config: Config,
     sampling: Sampling,
     generator: torch.Generator | None,
+    crowds: Sequence[Tensor] | None = None,
+    complete: Sequence[bool] | None = None,
 ) -> AnchorSamples:
-    """Anchors of each image that the losses see; ``truths`` are its boxes (g, 4) in the padded frame."""
+    """Anchors of each image that the losses see.
+
+    truths   : the boxes (g, 4) of each image in the padded frame
+    crowds   : its crowd regions (c, 4) there; None for none
+    complete : whether what has no box is background, see `is_complete`; None where it is in every image
+    """
     end, parts = float(config.dialect.inclusive_ends), []
     for i, truth in enumerate(truths):
         matched = match(truth, anchors, sampling.rpn_low, sampling.rpn_high, low_quality=True)
+        regions = truth[:0] if crowds is None else crowds[i]
+        unsure = doubtful(anchors, truth, regions, complete is None or complete[i])
+        matched = torch.where(unsure & (matched == BELOW), BETWEEN, matched)
         positive, negative = sample(matched, sampling.anchors, sampling.rpn_positive, generator)
         index = torch.cat([positive, negative])
         wanted = encode(shrink(truth[matched[positive]], end), shrink(anchors[positive], end), config.rpn_std)
@@ -118,6 +144,8 @@ def sample_rois(
     for i, (truth, target) in enumerate(zip(truths, targets, strict=True)):
         boxes = with_truth(proposals.boxes[proposals.image_index == i], truth)
         matched = match(truth, boxes, sampling.roi_iou, sampling.roi_iou)
+        crowds = to_padded(target.crowds.to(boxes.device), batch.windows[i], batch.sizes[i])
+        matched = torch.where((matched == BELOW) & doubtful(boxes, truth, crowds, True), BETWEEN, matched)
         positive, negative = sample(matched, sampling.rois, sampling.roi_positive, generator)
         index, instance = torch.cat([positive, negative]), matched[positive]
         labels = torch.full_like(index, config.num_classes)
@@ -126,8 +154,55 @@ def sample_rois(
         masks = mask_targets(
             target.masks.to(boxes.device), boxes[positive], instance, batch.windows[i], config.mask_size
         )
-        parts.append((boxes[index], labels, torch.full_like(index, i), wanted, masks))
+        competing = compete(labels, target.labelled, config.num_classes, sampling.exclusive)
+        parts.append((boxes[index], labels, torch.full_like(index, i), competing, wanted, masks))
     return RoISamples(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def is_complete(target: Target, share: float) -> bool:
+    """Whether an image labels at least this share of the classes."""
+    return target.labelled is None or float(target.labelled.float().mean()) >= share
+
+
+def doubtful(
+    boxes: Float[Tensor, "n 4"], truth: Float[Tensor, "g 4"], crowds: Float[Tensor, "c 4"], complete: bool
+) -> Bool[Tensor, "n"]:
+    """Boxes that may hold an object though none is annotated there: background must not be learnt from them.
+
+    That is so inside crowd regions, and, in an image that does not label every class (not ``complete``),
+    everywhere but inside an annotated box: what fills half of a box and more there is a part of the known
+    object, which no proposal should be. The region proposal network has one logit for all classes, so that it
+    cannot leave out the classes that are not labelled; it has to leave out the places where they may be.
+    """
+    inside_crowd = covered(boxes, crowds) >= INSIDE
+    return inside_crowd if complete else inside_crowd | (covered(boxes, truth) < INSIDE)
+
+
+def covered(boxes: Float[Tensor, "n 4"], regions: Float[Tensor, "g 4"]) -> Float[Tensor, "n"]:
+    """The largest share of each box's area that lies in one region; 0 where there is none."""
+    if len(regions) == 0:
+        return boxes.new_zeros(len(boxes))
+    corner = torch.maximum(boxes[:, None, :2], regions[:, :2])
+    sides = (torch.minimum(boxes[:, None, 2:], regions[:, 2:]) - corner).clamp(min=0)
+    return (sides.prod(dim=2) / area(boxes)[:, None].clamp(min=1e-6)).amax(dim=1)
+
+
+def compete(
+    labels: Int[Tensor, "r"], labelled: Bool[Tensor, "c"] | None, num_classes: int, exclusive: bool
+) -> Bool[Tensor, "r k"]:
+    """The classes among which each sampled proposal has to choose its own, (r, classes + 1), background last.
+
+    labels   : what each is, background = num_classes
+    labelled : classes annotated in the image; None for all
+    Background that may be an object of a class that is not labelled says nothing about that class: its logit
+    stays out of the softmax. With ``exclusive``, instances do: see `Sampling`.
+    """
+    competing = torch.ones(len(labels), num_classes + 1, dtype=torch.bool, device=labels.device)
+    if labelled is not None:
+        rows = labels == num_classes if exclusive else torch.ones_like(labels, dtype=torch.bool)
+        competing[rows, :-1] = labelled.to(labels.device)
+        competing[torch.arange(len(labels), device=labels.device), labels] = True
+    return competing
 
 
 def match(

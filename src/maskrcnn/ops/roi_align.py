@@ -159,10 +159,7 @@ def _bag(
     """Sum or maximum of table rows for each bag, as a (n, c, size, size) channels-last tensor."""
     table = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])  # a view of channels-last maps
     weight = None if weight is None else weight.to(table.dtype)
-    if starts.shape[0] == 0:
-        bags = table[:0]
-    else:
-        bags = F.embedding_bag(pixel, table, starts, mode=mode, per_sample_weights=weight)
+    bags = F.embedding_bag(pixel, table, starts, mode=mode, per_sample_weights=weight)
     return bags.reshape(-1, size, size, features.shape[1]).permute(0, 3, 1, 2)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import ConfigError, WeightsError
 from ..model import MaskRCNN, load_arrays
-from . import hdf5, matterport, native
+from . import detectron2, hdf5, matterport, matterport_write, mmdet, native, pickles, state_dict, torchvision
 from .catalog import DEFAULT, MODELS, NamedWeights
 from .content import READABLE, recognise
 from .download import home
@@ -36,7 +38,9 @@ def load(
               None for the model that ships with the package
     config  : what a Matterport .h5 does not hold: a Matterport ``Config`` (class or instance), a dict of its
               attributes, or the path of a .json or .py with one, which is parsed and not run; or our `Config`
-    options : fields of `Config` or `Dialect` in place of what the file says: ``score=0.5, names=["nut"]``
+    options : fields of `Config` or `Dialect` in place of what the file says: ``score=0.5, names=["nut"]``;
+              ``scoring="coco"`` for all classes at 0.05, NMS 0.5, float boxes and aligned masks on old weights;
+              and what single formats do not hold, see `torchvision.read`, `detectron2.read`, `mmdet.read`
 
     Raises WeightsError for files that cannot be read or do not fit, ConfigError for settings that the arrays
     contradict, DownloadError for names that cannot be fetched.
@@ -46,14 +50,23 @@ def load(
 
 
 def read(
-    weights: str | Path | None = None, *, config: Any = None, **options: Any
+    weights: str | Path | None = None, *, config: Any = None, scoring: str | None = None, **options: Any
 ) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and state dict (float32, CPU) of what `load` would load."""
     path = _find(weights)
+    if scoring is not None:
+        options = _scoring(scoring) | options
     if isinstance(config, Config):
         options = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)} | options
         config = None
-    if recognise(path) == "safetensors":
+    kind = recognise(path)
+    if kind == "pickle":
+        if config is not None:
+            raise ConfigError(
+                f"config: {path} takes single options instead, such as score=0.5, or our Config"
+            )
+        return _from_pickle(path, options)
+    if kind == "safetensors":
         if config is not None:
             raise ConfigError(f"config: {path} holds its own; give single options instead, such as score=0.5")
         stored, state = native.read(path)
@@ -68,16 +81,81 @@ def read(
         raise WeightsError(f"{path}: {error}") from None
 
 
+def _from_pickle(path: Path, options: dict[str, Any]) -> tuple[Config, dict[str, Tensor]]:
+    content = pickles.read(path)
+    arrays = state_dict.find_state(content)
+    try:
+        if torchvision.is_torchvision(arrays):
+            return torchvision.read(arrays, **options)
+        if detectron2.is_detectron2(arrays):
+            return detectron2.read(arrays, **options)
+        if mmdet.is_mmdet(arrays):
+            return mmdet.read(arrays, content, **options)
+        raise WeightsError(
+            f"no Mask R-CNN that is known here{_instead(content, arrays)}; read are {READABLE}"
+        )
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _instead(content: Any, arrays: dict[str, Tensor]) -> str:
+    """What a pickle of something else is, for an error message."""
+    if isinstance(content, dict) and "blobs" in content:
+        return ": Caffe2 blobs of Detectron 1; load it with detectron2 and save its state_dict()"
+    if any("roi_heads.box.feature_extractor" in name for name in arrays):
+        return ": maskrcnn-benchmark, whose boxes have inclusive ends"
+    if "fc.weight" in arrays and any(name.startswith("layer4.") for name in arrays):
+        return ": a ResNet for classification, which is a backbone alone"
+    return f": arrays such as {', '.join(list(arrays)[:3])}" if arrays else ": it has no arrays"
+
+
+def _scoring(name: str) -> dict[str, Any]:
+    """Options that choose and draw detections as COCO's results are made today, whatever the weights."""
+    if name != "coco":
+        raise ConfigError(f"scoring: want 'coco', or None for that of the weights, got {name!r}")
+    return {"best_class_only": False, "score_inclusive": False, "score": 0.05, "nms": 0.5, "max_detections": 100,
+            "integer_boxes": False, "paste": "aligned"}  # fmt: skip
+
+
 def convert(
     source: str | Path,
     target: str | Path,
     *,
+    to: Literal["safetensors", "torchvision", "detectron2", "mmdet", "h5"] = "safetensors",
     dtype: Literal["float32", "float16"] = "float32",
     config: Any = None,
     **options: Any,
 ) -> Path:
-    """Any weights that `load` reads to our .safetensors, with the settings given here stored inside."""
-    return save(load(source, config=config, **options), target, dtype=dtype)
+    """Any weights that `load` reads to our .safetensors, with the settings given here stored inside; or back.
+
+    to : whose file to write. The others' hold arrays in float32, and no settings: thresholds and sizes go where
+         that framework has its own. What its network has no layer for raises WeightsError.
+    """
+    if to == "safetensors":
+        return save(load(source, config=config, **options), target, dtype=dtype)
+    writers: dict[str, Callable[[Path, Config, dict[str, Tensor]], None]] = {
+        "torchvision": lambda path, *model: torch.save(torchvision.write(*model), path),
+        "detectron2": lambda path, *model: torch.save({"model": detectron2.write(*model)}, path),
+        "mmdet": lambda path, *model: torch.save(mmdet.write(*model), path),
+        "h5": lambda path, *model: matterport_write.save(matterport_write.write(*model), path),
+    }
+    if to not in writers or dtype != "float32":
+        raise ConfigError(
+            f"to: want safetensors, or one of {', '.join(writers)} in float32, got {to!r} in {dtype}"
+        )
+    model = read(source, config=config, **options)
+    path = Path(target)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            writers[to](part, *model)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        raise WeightsError(f"{path}: cannot be written: {error}") from None
+    return path
 
 
 def _find(weights: str | Path | None) -> Path:

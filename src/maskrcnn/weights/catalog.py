@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import native
 from .download import fetch, home
-from .names import COCO
+from .names import COCO, COCO_IDS
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -18,7 +19,7 @@ class NamedWeights:
 
     url      : where the file is fetched from; None for one that ships with the package
     size     : bytes of the file; None where it ships
-    sha256   : of the file, in hex; None where its publisher never gave one
+    sha256   : of the file, in hex, or its first digits; None where its publisher never gave one
     licence  : of the weights, and of what they were trained on
     source   : who published them
     classes  : names without background; empty where the shipped file has them
@@ -54,13 +55,190 @@ class NamedWeights:
         return self.classes or native.read_config(self.path).names
 
     def fetch(self, *, progress: bool = True) -> Path:
-        """The path of the file, which is fetched first where it isn't there. Raises DownloadError."""
+        """The path of the file, which is fetched first where it isn't there. Raises DownloadError.
+
+        progress : show the licence, and how far the download is, on standard error
+        """
         if self.url is None:
             return self.path
+        if progress and not self.present:
+            print(f"{self.name}, by {self.source}; licence of the weights: {self.licence}", file=sys.stderr)
         return fetch(self.url, self.path, size=self.size, sha256=self.sha256, progress=progress)
 
 
 DEFAULT = "shapes"
+
+
+def _torchvision(
+    name: str, file: str, size: int | None, box_ap: float, mask_ap: float, note: str
+) -> NamedWeights:
+    """The digits in the file's name are the first of its SHA-256, as torch.hub checks them."""
+    return NamedWeights(
+        name=f"torchvision-{name}",
+        url=f"https://download.pytorch.org/models/{file}",
+        size=size,
+        sha256=file.removesuffix(".pth").rpartition("-")[2],
+        licence="BSD-3-Clause (code); trained on COCO",
+        source="torchvision",
+        classes=COCO_IDS,
+        box_ap=box_ap,
+        mask_ap=mask_ap,
+        note=note,
+    )
+
+
+def _detectron2(name: str, path: str, box_ap: float, mask_ap: float, note: str) -> NamedWeights:
+    """Which hash the digits in these files' names belong to, their publisher does not say."""
+    return NamedWeights(
+        name=f"detectron2-{name}",
+        url=f"https://dl.fbaipublicfiles.com/detectron2/{path}.pkl",
+        size=None,
+        sha256=None,
+        licence="CC BY-SA 3.0; trained on COCO",
+        source="Detectron2 model zoo",
+        classes=COCO,
+        box_ap=box_ap,
+        mask_ap=mask_ap,
+        note=note,
+    )
+
+
+def _mmdet(name: str, file: str, box_ap: float, mask_ap: float, note: str) -> NamedWeights:
+    """The digits at the end of a file's name are the first of its SHA-256; the folder is the name before the date."""
+    return NamedWeights(
+        name=f"mmdet-{name}",
+        url=f"https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/{file.split('_coco_')[0]}_coco/{file}.pth",
+        size=None,
+        sha256=file.rpartition("-")[2],
+        licence="Apache-2.0; trained on COCO",
+        source="MMDetection model zoo",
+        classes=COCO,
+        box_ap=box_ap,
+        mask_ap=mask_ap,
+        note=note,
+    )
+
+
+# AP on COCO val2017, as published.
+PUBLISHED = (
+    _torchvision("r50-fpn", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", None, 37.9, 34.6, "ResNet-50"),
+    _torchvision(
+        "r50-fpn-v2",
+        "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
+        185_828_065,
+        47.4,
+        41.8,
+        "ResNet-50, batch norm everywhere, trained for 400 epochs with large jitter",
+    ),
+    _detectron2(
+        "r50-fpn-1x",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x/137260431/model_final_a54504",
+        38.6,
+        35.2,
+        "ResNet-50, 12 epochs",
+    ),
+    _detectron2(
+        "r50-fpn-3x",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217",
+        41.0,
+        37.2,
+        "ResNet-50, 37 epochs",
+    ),
+    _detectron2(
+        "r101-fpn-3x",
+        "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x/138205316/model_final_a3ec72",
+        42.9,
+        38.6,
+        "ResNet-101, 37 epochs",
+    ),
+    _detectron2(
+        "x101-fpn-3x",
+        "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x/139653917/model_final_2d9806",
+        44.3,
+        39.5,
+        "ResNeXt-101 32x8d, 37 epochs",
+    ),
+    _detectron2(
+        "r50-fpn-lsj-100",
+        "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ/42047764/model_final_bb69de",
+        44.6,
+        40.3,
+        "ResNet-50 from scratch, 100 epochs with large jitter",
+    ),
+    _detectron2(
+        "r50-fpn-lsj-400",
+        "new_baselines/mask_rcnn_R_50_FPN_400ep_LSJ/42019571/model_final_14d201",
+        47.4,
+        42.5,
+        "ResNet-50 from scratch, 400 epochs with large jitter",
+    ),
+    _detectron2(
+        "r101-fpn-lsj-100",
+        "new_baselines/mask_rcnn_R_101_FPN_100ep_LSJ/42025812/model_final_4f7b58",
+        46.4,
+        41.6,
+        "ResNet-101 from scratch, 100 epochs with large jitter",
+    ),
+    _detectron2(
+        "r101-fpn-lsj-400",
+        "new_baselines/mask_rcnn_R_101_FPN_400ep_LSJ/42073830/model_final_f96b26",
+        48.9,
+        43.7,
+        "ResNet-101 from scratch, 400 epochs with large jitter",
+    ),
+    _mmdet(
+        "r50-fpn-1x", "mask_rcnn_r50_fpn_1x_coco_20200205-d4b0c5d6", 38.2, 34.7, "ResNet-50, 12 epochs"
+    ),
+    _mmdet(
+        "r50-fpn-2x",
+        "mask_rcnn_r50_fpn_2x_coco_bbox_mAP-0.392__segm_mAP-0.354_20200505_003907-3e542a40",
+        39.2,
+        35.4,
+        "ResNet-50, 24 epochs",
+    ),
+    _mmdet(
+        "r50-caffe-fpn-1x",
+        "mask_rcnn_r50_caffe_fpn_1x_coco_bbox_mAP-0.38__segm_mAP-0.344_20200504_231812-0ebd1859",
+        38.0,
+        34.4,
+        "ResNet-50 caffe, 12 epochs",
+    ),
+    _mmdet(
+        "r50-fpn-ms-3x",
+        "mask_rcnn_r50_fpn_mstrain-poly_3x_coco_20210524_201154-21b550bb",
+        40.9,
+        37.1,
+        "ResNet-50, 36 epochs at many sizes",
+    ),
+    _mmdet(
+        "r101-fpn-2x",
+        "mask_rcnn_r101_fpn_2x_coco_bbox_mAP-0.408__segm_mAP-0.366_20200505_071027-14b391c7",
+        40.8,
+        36.6,
+        "ResNet-101, 24 epochs",
+    ),
+    _mmdet(
+        "r101-fpn-ms-3x",
+        "mask_rcnn_r101_fpn_mstrain-poly_3x_coco_20210524_200244-5675c317",
+        42.7,
+        38.5,
+        "ResNet-101, 36 epochs at many sizes",
+    ),
+    _mmdet(
+        "x101-32x4d-fpn-ms-3x",
+        "mask_rcnn_x101_32x4d_fpn_mstrain-poly_3x_coco_20210524_201410-abcd7859",
+        43.6,
+        39.0,
+        "ResNeXt-101 32x4d, 36 epochs at many sizes",
+    ),
+    _mmdet(
+        "x101-64x4d-fpn-ms-3x",
+        "mask_rcnn_x101_64x4d_fpn_mstrain-poly_3x_coco_20210526_120447-c376f129",
+        44.5,
+        39.7,
+        "ResNeXt-101 64x4d, 36 epochs at many sizes",
+    ),
+)  # fmt: skip
 
 MODELS: dict[str, NamedWeights] = {
     model.name: model
@@ -87,5 +265,6 @@ MODELS: dict[str, NamedWeights] = {
             mask_ap=29.6,
             note="ResNet-101; AP on COCO 2014 minival as quoted by multimodallearning/pytorch-mask-rcnn",
         ),
+        *PUBLISHED,
     )
 }

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import WeightsError
+from .pickles import is_pickle
 
-READABLE = "Matterport's .h5 and maskrcnn's own .safetensors"
+READABLE = "the formats of Matterport, torchvision, detectron2, MMDetection and maskrcnn itself"
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-def recognise(path: Path) -> Literal["hdf5", "safetensors"]:
+def recognise(path: Path) -> Literal["hdf5", "pickle", "safetensors"]:
     """The kind of weight file at ``path``.
 
     Raises WeightsError, saying what it is instead, for everything that is not read.
@@ -31,6 +32,8 @@ def recognise(path: Path) -> Literal["hdf5", "safetensors"]:
         return "hdf5"
     if 2 <= int.from_bytes(head[:8], "little") < 100_000_000 and head[8:9] == b"{":
         return "safetensors"
+    if is_pickle(head) or _is_torch_zip(path):
+        return "pickle"
     raise WeightsError(f"{path}: {_other(path, head)}; read are {READABLE}")
 
 
@@ -51,6 +54,14 @@ def superblock(path: Path) -> int | None:
     return None
 
 
+def _is_torch_zip(path: Path) -> bool:
+    """Whether torch.save wrote this, since 1.6."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
+
+
 def _other(path: Path, head: bytes) -> str:
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -60,17 +71,11 @@ def _other(path: Path, head: bytes) -> str:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-        if any(name.endswith("data.pkl") for name in names):
-            return (
-                "a PyTorch pickle, as torchvision, detectron2 and MMDetection write them; those are not read"
-            )
         if "model.weights.h5" in names:
             return "a Keras 3 archive, which numbers arrays rather than naming their layers"
         return "a zip archive; unpack it"
     if head.startswith(b"PK\x03\x04"):
         return "a zip archive, such as a PyTorch pickle, cut off; a truncated download"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        return "a Python pickle, as detectron2 and PyTorch write them; those are not read"
     if not any(head):
         return "only zeros; a download that never began"
     return f"not a weight file that is known here, it begins with {head[:8]!r}"

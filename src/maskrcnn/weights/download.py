@@ -49,8 +49,8 @@ def fetch(
 ) -> Path:
     """The file at ``path``, fetched from ``url`` where it isn't there yet.
 
-    size, sha256 : what the file has to be. Without ``sha256``, that of the first download is kept beside the
-                   file, as ``<name>.sha256``, and holds from then on.
+    size, sha256 : what the file has to be; the hash may be given by its first digits. Without ``sha256``, that of
+                   the first download is kept beside the file, as ``<name>.sha256``, and holds from then on.
     pause        : seconds before the second try, doubled before each further one
 
     A download that was cut goes on where it stopped, now or in a later call. Of two processes, one waits.
@@ -86,7 +86,7 @@ def _check(file: Path, path: Path, url: str, size: int | None, sha256: str | Non
     wrong = f"want {size:,} bytes, got {have:,}" if size is not None and have != size else ""
     if not wrong:
         got = _hash(file)
-        if wanted is not None and got != wanted:
+        if wanted is not None and not got.startswith(wanted):
             wrong = f"want SHA-256 {wanted}{', as at the first download' if recorded else ''}, got {got}"
     if wrong and file == path:
         raise DownloadError(f"{path}: {wrong}; remove the file to fetch it again from {url}")

@@ -61,8 +61,8 @@ UNREAD = frozenset({
 })  # fmt: skip
 # Fields of our Config that options cannot change, since the arrays decide them.
 STRUCTURE = (
-    "depth", "width", "channels", "fpn_channels", "fpn_norm", "rpn_convs", "rpn_channels", "box_pool",
-    "box_convs", "box_conv_norm", "box_fcs", "box_fc_norm", "box_features", "class_agnostic_boxes",
+    "depth", "width", "groups", "group_width", "channels", "fpn_channels", "fpn_norm", "rpn_convs", "rpn_channels",
+    "box_pool", "box_convs", "box_conv_norm", "box_fcs", "box_fc_norm", "box_features", "class_agnostic_boxes",
     "mask_convs", "mask_channels", "mask_norm", "class_agnostic_masks",
 )  # fmt: skip
 

@@ -12,3 +12,14 @@ COCO = (
     "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
     "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
+
+# Where COCO's category ids 1..90 have no class; torchvision's heads have a row there.
+COCO_HOLES = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_NAMES = iter(COCO)
+COCO_IDS = tuple("N/A" if i in COCO_HOLES else next(_NAMES) for i in range(1, 91))
+
+
+def default_names(classes: int) -> tuple[str, ...]:
+    """Names for as many classes as a file without names has: COCO's for 80 and 90, else class_1, class_2, ..."""
+    known = {len(COCO): COCO, len(COCO_IDS): COCO_IDS}
+    return known.get(classes, tuple(f"class_{i}" for i in range(1, classes + 1)))

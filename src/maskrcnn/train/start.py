@@ -1,0 +1,50 @@
+"""What a run starts from: random weights as a recipe describes them, or trained ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..config import Config
+from ..errors import ConfigError
+from ..model import MaskRCNN
+from ..weights import load
+from .heads import origins
+from .loop import open_all
+
+
+def random_model(names: tuple[str, ...], recipe: Path | None = None, seed: int = 0) -> MaskRCNN:
+    """A network of random weights for these classes, as the ``model`` of a recipe describes it.
+
+    recipe : a JSON file; ``model`` in it holds fields of `Config`. None: the defaults of `Config`
+    Raises ConfigError for a file that cannot be read, or settings that there are not.
+    """
+    stored = {}
+    if recipe is not None:
+        try:
+            stored = json.loads(recipe.read_text("utf-8")).get("model", {})
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{recipe}: want a JSON file with a model and its training: {error}") from None
+    torch.manual_seed(seed)
+    return MaskRCNN(Config.from_dict({**stored, "names": names}))
+
+
+def start_model(
+    weights: str, data: Sequence[Path], recipe: Path | None, seed: int, console: Console
+) -> MaskRCNN:
+    """The model that ``--weights`` names, and a table of what its heads know of the classes of ``data``."""
+    names = tuple(open_all(list(data)).names)
+    if weights == "none":
+        return random_model(names, recipe, seed)
+    model = load(None if weights == "default" else weights)
+    if names != model.names:
+        table = Table("class", "heads", box=None, pad_edge=False)
+        for row in origins(model, names):
+            table.add_row(*row)
+        console.print(table)
+    return model

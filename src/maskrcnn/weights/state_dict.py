@@ -1,0 +1,318 @@
+"""State dicts of other PyTorch code as ours: names by a table, the architecture from shapes, conventions folded in.
+
+Each exactly, or to float32 rounding:
+  background row        first to last for classes; dropped for boxes and masks, which never used it
+  blue, green, red      to red, green, blue: the first convolution's input channels change places
+  standard deviations   of the input into the first convolution
+  batch norm's epsilon  into its variance, as our norms have 1e-5
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..errors import ConfigError, WeightsError
+from ..model import MaskRCNN
+from ..model.layers import NORM_EPS
+from ..model.resnet import BLOCKS
+from .matterport_config import refine
+from .names import default_names
+
+# layer, the batch norm behind it, our name. {s} is a stage or level, {i} a block, {k} a layer of a head; {s-1} is
+# written one less than in our name. Of several rows with one name of ours, later ones are older spellings.
+Table = tuple[tuple[str, str, str], ...]
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights")
+NORM = ("weight", "bias", "running_mean", "running_var")
+PREFIXES = ("module.", "_orig_mod.", "model.", "detector.")
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What the arrays of a checkpoint mean, where they don't say it themselves.
+
+    known   : pattern of names that are known and not needed
+    bgr     : input channels are blue, green, red
+    std     : the input is divided by these, in the order of its channels
+    epsilon : of every batch norm
+    """
+
+    table: Table
+    known: str
+    background_first: bool = False
+    bgr: bool = False
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    epsilon: float = NORM_EPS
+
+
+def find_state(content: Any) -> dict[str, Tensor]:
+    """The arrays of a checkpoint by name, out of what training scripts wrap around them; empty if it has none."""
+    for _ in range(3):
+        if not isinstance(content, Mapping):
+            return {}
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    while state and (prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def read(
+    arrays: Mapping[str, Tensor],
+    conventions: Conventions,
+    fields: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> tuple[Config, dict[str, Tensor]]:
+    """Configuration and state dict (float32, our names).
+
+    fields  : of our `Config`, as the framework that wrote the file has them
+    options : the same, as the user wants them
+
+    Raises WeightsError that lists missing, surplus, misshapen and not finite arrays, and ConfigError for options
+    that the arrays contradict.
+    """
+    named, theirs, surplus = rename(arrays, conventions)
+    try:
+        found = architecture(named)
+    except KeyError as error:
+        raise _misfit([f"missing: {spell(str(error.args[0]), conventions.table)}"], surplus, arrays) from None
+    classes = found.pop("classes")
+    names = tuple(fields.get("names", default_names(classes)))
+    if len(names) != classes:
+        raise WeightsError(f"want {classes} class names, as the arrays have rows, the file has {len(names)}")
+    config = refine(Config(**{**found, **fields, "names": names}), options)
+    state = convert(named, conventions)
+    _check(config, state, theirs, surplus, arrays, conventions.table)
+    return config, state
+
+
+def write(config: Config, state: Mapping[str, Tensor], conventions: Conventions) -> dict[str, Tensor]:
+    """The inverse of `read`: arrays by the names and in the conventions of another framework.
+
+    A norm that the framework has no place for is folded into the layer before it, which needs no name for it.
+    Background rows of boxes and masks, which nothing reads, are zero. Raises WeightsError for what has no name.
+    """
+    layers = sorted(
+        {name.removesuffix(".weight") for name in state if name.endswith(".weight") and ".norm." not in name}
+    )
+    arrays: dict[str, Tensor] = {}
+    for layer in layers:
+        tensors = {
+            key: state[f"{layer}.{key}"].detach().cpu()
+            for key in ("weight", "bias")
+            if f"{layer}.{key}" in state
+        }
+        tensors = _outward(layer, tensors, config, conventions)
+        norm = {
+            key: state[f"{layer}.norm.{key}"].detach().cpu() for key in NORM if f"{layer}.norm.{key}" in state
+        }
+        if norm and spell(f"{layer}.norm.weight", conventions.table) == f"{layer}.norm.weight":
+            scale = norm["weight"] * torch.rsqrt(norm["running_var"] + NORM_EPS)
+            tensors["weight"] = tensors["weight"] * scale.reshape(-1, *[1] * (tensors["weight"].ndim - 1))
+            tensors["bias"] = norm["bias"] - norm["running_mean"] * scale
+            norm = {}
+        for key, value in (*tensors.items(), *((f"norm.{k}", v) for k, v in norm.items())):
+            name = spell(f"{layer}.{key}", conventions.table)
+            if name == f"{layer}.{key}":
+                raise WeightsError(f"{name}: the other framework has no such layer; save as .safetensors")
+            arrays[name] = value.contiguous()
+    return arrays
+
+
+def _outward(
+    layer: str, tensors: dict[str, Tensor], config: Config, conventions: Conventions
+) -> dict[str, Tensor]:
+    """Weight and bias of one layer in the conventions of another framework."""
+    if layer == "backbone.stem":
+        stem = tensors["weight"].flip(1) if conventions.bgr else tensors["weight"]
+        std = torch.tensor(conventions.std, dtype=torch.float64)[:, None, None]
+        return {**tensors, "weight": (stem.double() * std).float()}
+    if layer == "rpn.deltas":  # the others' are in units of 1
+        std = torch.tensor(config.rpn_std).repeat(config.anchors_per_cell)
+        return {key: value * std.reshape(-1, *[1] * (value.ndim - 1)) for key, value in tensors.items()}
+    if layer == "box.class_logits" and conventions.background_first:
+        return {key: value.roll(1, 0) for key, value in tensors.items()}
+    rows = {"box.deltas": 4, "mask.logits": 1}.get(layer, 0)
+    if rows and conventions.background_first:
+        return {k: torch.cat([v.new_zeros(rows, *v.shape[1:]), v]) for k, v in tensors.items()}
+    return tensors
+
+
+# --- names ---
+
+
+_LETTER = re.compile(r"\\\{(\w)(?:\\?([+-])(\d))?\\\}")
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(_LETTER.sub(lambda m: rf"(?P<{m[1]}>\d+)", re.escape(template)))
+
+
+def _numbers(template: str, match: re.Match[str], sign: int) -> dict[str, int]:
+    """The letters of a template in a name that matches it; ``sign`` 1 for our numbers from theirs."""
+    return {
+        m[1]: int(match[m[1]]) - sign * int(f"{m[2] or '+'}{m[3] or 0}")
+        for m in _LETTER.finditer(re.escape(template))
+    }
+
+
+def _fill(template: str, numbers: Mapping[str, int]) -> str:
+    return re.sub(
+        r"\{(\w)([+-]\d)?\}", lambda m: str(numbers[m[1]] + int(m[2] or 0)), template
+    )  # fmt: skip
+
+
+def rename(
+    arrays: Mapping[str, Tensor], conventions: Conventions
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """Arrays by our name; the file's name of each; the file's names that nobody knows, or that come twice."""
+    rows = [
+        (_pattern(layer), layer, f"{native}{norm}")
+        for conv, bn, native in conventions.table
+        for layer, norm in ((conv, ""), (bn, ".norm"))
+        if layer
+    ]
+    known = re.compile(conventions.known)
+    named: dict[str, Tensor] = {}
+    theirs: dict[str, str] = {}
+    surplus = []
+    for name, value in arrays.items():
+        if known.fullmatch(name):
+            continue
+        layer, _, parameter = name.rpartition(".")
+        row = next(((m, t, native) for p, t, native in rows if (m := p.fullmatch(layer))), None)
+        ours = "" if row is None else f"{_fill(row[2], _numbers(row[1], row[0], 1))}.{parameter}"
+        if row is None or ours in named:
+            surplus.append(name)
+        else:
+            named[ours], theirs[ours] = value, name
+    return named, theirs, surplus
+
+
+def spell(native: str, table: Table) -> str:
+    """The file's name for one of ours."""
+    layer, _, parameter = native.rpartition(".")
+    bare = layer.removesuffix(".norm")
+    for conv, norm, ours in table:
+        match = _pattern(ours).fullmatch(bare)
+        template = norm if bare != layer else conv
+        if match and template:
+            return f"{_fill(template, {k: int(v) for k, v in match.groupdict().items()})}.{parameter}"
+    return native
+
+
+# --- architecture ---
+
+
+def architecture(named: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of `Config` that the shapes decide, and ``classes``. Raises KeyError with our name of a missing array."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(named[f"{name}.weight"].shape)
+
+    def count(pattern: str) -> int:
+        return sum(bool(re.fullmatch(pattern, name)) for name in named)
+
+    width, channels = shape("backbone.stem")[:2]
+    blocks = tuple(count(rf"backbone\.s{s}\.\d+\.conv1\.weight") for s in range(2, 6))
+    bottleneck = "backbone.s2.0.conv3.weight" in named
+    depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), None)
+    if depth is None:
+        raise WeightsError(
+            f"want a ResNet of depth 18, 34, 50, 101 or 152, got {blocks} blocks in its stages"
+        )
+    mid, per_group = shape("backbone.s2.0.conv2")[:2]
+    fpn = shape("fpn.lateral5")[0]
+    classes = shape("box.class_logits")[0] - 1
+    fc, flat = shape("box.fc1")
+    deltas, masks = shape("box.deltas")[0] // 4, shape("mask.logits")[0]
+    return {
+        "depth": depth, "width": width, "channels": channels,
+        "groups": mid // per_group if bottleneck else 1,
+        "group_width": per_group if bottleneck and mid != width else None,
+        "fpn_channels": fpn, "fpn_norm": "fpn.lateral5.norm.weight" in named,
+        "rpn_convs": count(r"rpn\.conv\d+\.weight"), "rpn_channels": shape("rpn.objectness")[1],
+        "box_pool": round((flat / fpn) ** 0.5), "box_features": fc,
+        "box_convs": count(r"box\.conv\d+\.weight"), "box_fcs": count(r"box\.fc\d+\.weight"),
+        "box_conv_norm": "box.conv1.norm.weight" in named,
+        "class_agnostic_boxes": deltas == 1 < classes,
+        "mask_convs": count(r"mask\.conv\d+\.weight"), "mask_channels": shape("mask.deconv")[1],
+        "mask_norm": "mask.conv1.norm.weight" in named, "class_agnostic_masks": masks == 1 < classes,
+        "classes": classes,
+    }  # fmt: skip
+
+
+def _check(
+    config: Config, named: Mapping[str, Tensor], theirs: Mapping[str, str], surplus: list[str],
+    arrays: Mapping[str, Tensor], table: Table,
+) -> None:  # fmt: skip
+    """Every array is there, has the shape that follows from the others, and is made of numbers."""
+    anchors = named["rpn.objectness.weight"].shape[0]
+    if anchors != config.anchors_per_cell:
+        raise ConfigError(
+            f"anchor_ratios: the file has {anchors} anchors at each position, the settings "
+            f"{config.anchors_per_cell}; give anchor_ratios=(...) as h/w ascending, or anchor_sizes=(...)"
+        )
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in MaskRCNN(config).state_dict().items()}
+    lines = [f"missing: {spell(k, table)} {shape}" for k, shape in wanted.items() if k not in named]
+    surplus = surplus + [theirs[name] for name in named if name not in wanted]
+    for name in named.keys() & wanted.keys():
+        # Rows of the background are dropped by now, so where one is missing the file's shape looks right.
+        if tuple(named[name].shape) != wanted[name]:
+            lines.append(f"{theirs[name]}: want {wanted[name]}, got {tuple(named[name].shape)}")
+        elif not named[name].isfinite().all():
+            lines.append(f"{theirs[name]}: want finite numbers, got NaN or infinity; training diverged")
+    if lines or surplus:
+        raise _misfit(sorted(lines), surplus, arrays)
+
+
+def _misfit(lines: list[str], surplus: Iterable[str], arrays: Mapping[str, Tensor]) -> WeightsError:
+    lines = lines + [f"surplus: {name} {tuple(arrays[name].shape)}" for name in surplus]
+    return WeightsError("the arrays are not those of a Mask R-CNN with FPN:\n  " + "\n  ".join(lines))
+
+
+# --- tensors ---
+
+
+def convert(named: Mapping[str, Tensor], conventions: Conventions) -> dict[str, Tensor]:
+    """Our state dict, conventions folded in."""
+    state = {name: value.to(torch.float32) for name, value in named.items()}
+    stem = state["backbone.stem.weight"].double()
+    stem = stem / torch.tensor(conventions.std, dtype=torch.float64)[:, None, None]
+    state["backbone.stem.weight"] = (stem.flip(1) if conventions.bgr else stem).float().contiguous()
+    if conventions.background_first:
+        for end in ("weight", "bias"):
+            state[f"box.class_logits.{end}"] = state[f"box.class_logits.{end}"].roll(-1, 0)
+            state[f"box.deltas.{end}"] = state[f"box.deltas.{end}"][4:].contiguous()
+            state[f"mask.logits.{end}"] = state[f"mask.logits.{end}"][1:].contiguous()
+    if conventions.epsilon != NORM_EPS:
+        for name in [n for n in state if n.endswith("running_var")]:
+            norm = name.removesuffix("running_var")
+            state[name], state[f"{norm}weight"] = fold_epsilon(
+                state[name], state[f"{norm}weight"], conventions.epsilon
+            )
+    return state
+
+
+def fold_epsilon(variance: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Variance and weight of a norm with our epsilon that does what this one does with its own.
+
+    Variances so small that the difference of the epsilons would make them negative, or lose their digits, become
+    our epsilon, and the weight makes up for it.
+    """
+    wanted = variance.double() + epsilon
+    if not (wanted > 0).all():
+        raise WeightsError(f"want positive running variances, got {wanted.min():g} with epsilon {epsilon:g}")
+    ours = (wanted - NORM_EPS).clamp(min=NORM_EPS)
+    return ours.float(), (weight.double() * ((ours + NORM_EPS) / wanted).sqrt()).float()
