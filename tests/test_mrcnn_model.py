@@ -261,8 +261,8 @@ def test_a_saved_file_is_what_was_loaded(weights: Path, tmp_path: Path) -> None:
     model = model_of("small_square", weights)
     model.keras_model.save_weights(tmp_path / "again.h5")
     with h5py.File(weights) as old, h5py.File(tmp_path / "again.h5") as new:
-        for name in old:
-            names = [w.decode() for w in old[name].attrs["weight_names"]] if len(old[name]) else []
+        for name in (name for name in old if len(old[name])):
+            names = [w.decode() for w in old[name].attrs["weight_names"]]
             assert [w.decode() for w in new[name].attrs["weight_names"]] == names
             for path in names:
                 assert np.array_equal(old[name][path][()], new[name][path][()]), path

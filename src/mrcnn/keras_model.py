@@ -199,13 +199,17 @@ class KerasModel:
         self._network = None
 
     @property
+    def device(self) -> str:
+        """Where it runs: on the GPU where there is one."""
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
     def network(self) -> Network:
-        """The network of `maskrcnn` with these weights, on the GPU where there is one."""
+        """The network of `maskrcnn` with these weights."""
         if self._network is None:
             with torch.no_grad():
                 state = matterport.to_state(self.table, self.arrays, self.order)
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._network = load_arrays(self.settings, state, "mrcnn").to(device)
+            self._network = load_arrays(self.settings, state, "mrcnn").to(self.device)
         return self._network
 
     def run(self, batch: ImageBatch, names: Sequence[str]) -> list[np.ndarray]:

@@ -236,7 +236,13 @@ class MaskRCNN:
         )  # fmt: skip
         step = TrainingPass(keras_model.settings, keras_model.order, lesson)
         return Trainer(
-            step, keras_model.table, keras_model.arrays, keras_model.trainable_keys, learning_rate, momentum
+            step,
+            keras_model.table,
+            keras_model.arrays,
+            keras_model.trainable_keys,
+            learning_rate,
+            momentum,
+            keras_model.device,
         )
 
     def train(

@@ -42,6 +42,7 @@ def fit(
         begun = time.monotonic()
         logs = _mean(_steps(trainer, feed, config.STEPS_PER_EPOCH, tell, begun))
         logs |= {f"val_{k}": v for k, v in _mean(_checks(trainer, check, config.VALIDATION_STEPS)).items()}
+        trainer.keep()
         keras_model.changed()
         _show(config.STEPS_PER_EPOCH, config.STEPS_PER_EPOCH, begun, logs, "\n")
         keras_model.save_weights(model.checkpoint_path.format(epoch=epoch + 1))

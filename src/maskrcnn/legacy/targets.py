@@ -181,11 +181,11 @@ def detection_targets(
     padding = count - len(over) - len(under)
     return DetectionTargets(
         torch.cat([rois, proposals[under], rois.new_zeros(padding, 4)]),
-        torch.cat([class_ids[instance].long(), torch.zeros(count - len(over), dtype=torch.int64)]),
+        torch.cat([class_ids[instance].long(), class_ids.new_zeros(count - len(over), dtype=torch.int64)]),
         swap_xy(wanted) / rois.new_tensor(np.asarray(std).tolist()),
         cut,
     )
 
 
 def _shuffled(positions: Tensor) -> Tensor:
-    return positions[torch.randperm(len(positions))]
+    return positions[torch.randperm(len(positions)).to(positions.device)]

@@ -8,7 +8,7 @@ as they do there, and what is saved is what was trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,14 @@ class Inputs:
     masks: Tensor
     rois: Tensor | None = None
 
+    def to(self, device: torch.device) -> Inputs:
+        """The same batch on a device."""
+        moved: dict[str, Any] = {
+            f.name: None if getattr(self, f.name) is None else getattr(self, f.name).to(device)
+            for f in fields(self)
+        }
+        return Inputs(**moved)
+
     @staticmethod
     def of(arrays: Sequence[Any]) -> Inputs:
         """From the arrays that the generator yields."""
@@ -101,7 +109,7 @@ class TrainingPass(nn.Module):
             targets = self._targets(inputs, scores, batch)
 
         boxes = stages.pixels(torch.cat([t.rois for t in targets]).detach(), size)
-        image_index = torch.arange(count).repeat_interleave(torch.tensor([len(t.rois) for t in targets]))
+        image_index = torch.arange(count, device=boxes.device).repeat_interleave(len(targets[0].rois))
         pooled = pool_rois(pyramid, boxes, image_index, size, config.box_pool, config)
         box = network.box(pooled.values).map(pooled.restore)
         class_ids = torch.stack([t.class_ids for t in targets])
@@ -112,7 +120,7 @@ class TrainingPass(nn.Module):
         )
         masks = pooled.restore(network.mask(pooled.values, labels[pooled.order])).sigmoid()
 
-        deltas = torch.zeros(*class_ids.shape, 4)
+        deltas = boxes.new_zeros(*class_ids.shape, 4)
         deltas[class_ids > 0] = torch.cat([t.deltas for t in targets])
         values = (
             L.rpn_class_loss(inputs.match, stages.rpn_class_logits(scores, self.order)),
@@ -162,15 +170,19 @@ def _to_unit(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Trainer:
-    """The arrays in training: steps with gradients on those named, in place."""
+    """The arrays in training: steps with gradients on those named.
+
+    On the CPU the arrays themselves move with each step, on another device at `keep`.
+    """
 
     def __init__(
         self, training: TrainingPass, table: Sequence[Row], arrays: Mapping[str, Tensor],
-        trainable: Sequence[str], rate: float, momentum: float,
+        trainable: Sequence[str], rate: float, momentum: float, device: str | torch.device = "cpu",
     ) -> None:  # fmt: skip
         self.training, self.table, self.arrays = training, table, arrays
-        # The arrays' own memory, in torch's order of axes.
-        self.leaves = {key: to_torch(array).detach() for key, array in arrays.items()}
+        self.device = torch.device(device)
+        # In torch's order of axes; on the CPU the arrays' own memory.
+        self.leaves = {key: to_torch(array).detach().to(self.device) for key, array in arrays.items()}
         learned = [key for key in trainable if key.split("/")[1] not in ("moving_mean", "moving_variance")]
         self.parameters = {key: self.leaves[key].requires_grad_() for key in learned}
         self.optimizer = torch.optim.SGD(list(self.parameters.values()), lr=rate, momentum=momentum)
@@ -187,7 +199,9 @@ class Trainer:
                 for k, v in state.items()
             }
         named = {f"network.{name}": value for name, value in state.items()}
-        losses: dict[str, Tensor] = torch.func.functional_call(self.training, named, (inputs, targets))
+        losses: dict[str, Tensor] = torch.func.functional_call(
+            self.training, named, (inputs.to(self.device), targets)
+        )
         if adapt:
             self._keep_statistics(state)
         return losses
@@ -222,12 +236,19 @@ class Trainer:
         self.optimizer.step()
         return values
 
+    def keep(self) -> None:
+        """Write what was trained on another device into the arrays."""
+        if self.device.type != "cpu":
+            with torch.no_grad():
+                for key, leaf in self.leaves.items():
+                    to_torch(self.arrays[key]).copy_(leaf)
+
     def _keep_statistics(self, state: Mapping[str, Tensor]) -> None:
         """Moved means and variances back into Matterport's, undoing what `to_state` folds into them."""
         with torch.no_grad():
             for row in (row for row in self.table if row.norm):
                 mean, variance = (state[f"{row.native}.norm.running_{kind}"] for kind in ("mean", "var"))
-                bias = self.arrays[f"{row.layer}/bias"]
-                self.arrays[f"{row.norm}/moving_mean"].copy_(mean + bias)
+                bias = self.leaves[f"{row.layer}/bias"]
+                self.leaves[f"{row.norm}/moving_mean"].copy_(mean + bias)
                 kept = (1 - KERAS_MOMENTUM) * (KERAS_EPSILON - OUR_EPSILON)
-                self.arrays[f"{row.norm}/moving_variance"].copy_(variance - kept)
+                self.leaves[f"{row.norm}/moving_variance"].copy_(variance - kept)
