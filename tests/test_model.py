@@ -228,7 +228,7 @@ ROOMS = [
     {"config", "records", "files"},
     {"inputs"},
     {"model"},
-    {"weights", "output", "data", "explain"},
+    {"weights", "output", "data", "explain", "legacy"},
     {"jobs"},
     {"evaluate", "train", "serve"},
     {"cli", "__init__", "__main__"},

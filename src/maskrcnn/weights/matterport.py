@@ -13,7 +13,7 @@ The unit of the proposals' deltas (RPN_BBOX_STD_DEV) stays a setting, `Config.rp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,16 +78,24 @@ def read(
     default: tall ones first. Raises WeightsError for missing, surplus, misshapen or not finite arrays, and
     ConfigError where settings contradict the arrays.
     """
-    found, paths = _by_layer(arrays)
-    rows = list(_rows(found))
-    _check_names(rows, found, paths)
-    sizes = _sizes(rows, found)
-    _check_arrays(rows, found, paths, sizes)
-    config, order = _config(sizes, settings or {}, options)
+    found, paths = by_layer(arrays)
+    table = rows(*_depth(found))
+    _check_names(table, found, paths)
+    sizes = _sizes(found)
+    _check_arrays(table, found, paths, sizes)
+    config, order = configure(sizes, settings or {}, options)
+    return config, to_state(table, {key: _tensor(array) for key, array in found.items()}, order)
+
+
+def to_state(table: Sequence[Row], arrays: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
+    """State dict (float32, our names) of arrays by ``layer/parameter``; gradients flow back to the arrays.
+
+    order : for each of our anchors the number of theirs, see `configure`
+    """
     state: dict[str, Tensor] = {}
-    for row in rows:
-        state.update(_convert(row, found, order))
-    return config, state
+    for row in table:
+        state.update(_convert(row, arrays, order))
+    return state
 
 
 # --- names ---
@@ -120,7 +128,7 @@ def _plain(layer: str) -> str:
     return re.sub(r"_\d+$", "", layer)
 
 
-def _by_layer(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def by_layer(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and their paths by ``layer/parameter``: ``conv1/kernel``."""
     found: dict[str, np.ndarray] = {}
     paths: dict[str, str] = {}
@@ -148,11 +156,19 @@ def _pattern(name: str) -> str:
 _LAYER = re.compile("|".join(_pattern(name) for layer, norm, *_ in TABLE for name in (layer, norm) if name))
 
 
-def _rows(found: Mapping[str, np.ndarray]) -> Iterator[Row]:
-    """The table with its letters filled in, for the depth and the mask convolutions that the file has."""
+def _depth(found: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """The depth of the backbone, and the number of mask convolutions."""
     letters = {key[4] for key in found if re.match(r"res4[a-z]_branch2a/", key)}
-    blocks = BLOCKS[101 if max(letters, default="a") > "f" else 50]
     mask_convs = max((int(key[15]) for key in found if re.match(r"mrcnn_mask_conv\d/", key)), default=4)
+    return 101 if max(letters, default="a") > "f" else 50, mask_convs
+
+
+def rows(depth: int, mask_convs: int = 4) -> list[Row]:
+    """The table with its letters filled in."""
+    return list(_rows(BLOCKS[depth], mask_convs))
+
+
+def _rows(blocks: Sequence[int], mask_convs: int) -> Iterator[Row]:
     for names in TABLE:
         stages = range(2, 6) if "{s}" in names[2] else [0]
         for s in stages:
@@ -173,14 +189,14 @@ def _keys(row: Row) -> tuple[list[str], list[str]]:
     return [f"{row.layer}/kernel", *(f"{row.norm}/{p}" for p in NORM)], [f"{row.layer}/bias"]
 
 
-def _check_names(rows: list[Row], found: Mapping[str, np.ndarray], paths: Mapping[str, str]) -> None:
-    needed = {key for row in rows for key in _keys(row)[0]}
-    known = needed.union(*(_keys(row)[1] for row in rows))
+def _check_names(table: Sequence[Row], found: Mapping[str, np.ndarray], paths: Mapping[str, str]) -> None:
+    needed = {key for row in table for key in _keys(row)[0]}
+    known = needed.union(*(_keys(row)[1] for row in table))
     missing = sorted(needed - found.keys())
     surplus = sorted(found.keys() - known)
     if missing or surplus:
-        shapes = {f"{row.layer}/kernel": " x ".join(row.shape) for row in rows}
-        lines = [f"missing: {key}" + (f" ({shapes[key]})" if key in shapes else "") for key in missing]
+        sides = {f"{row.layer}/kernel": " x ".join(row.shape) for row in table}
+        lines = [f"missing: {key}" + (f" ({sides[key]})" if key in sides else "") for key in missing]
         lines += [f"surplus: {paths[key]} {tuple(found[key].shape)}" for key in surplus]
         raise WeightsError(
             f"want the arrays of a Mask R-CNN by Matterport, each once; {len(missing)} are missing and "
@@ -191,7 +207,7 @@ def _check_names(rows: list[Row], found: Mapping[str, np.ndarray], paths: Mappin
 # --- sizes ---
 
 
-def _sizes(rows: list[Row], found: Mapping[str, np.ndarray]) -> dict[str, int]:
+def _sizes(found: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The numbers behind the letters of the table's shapes."""
 
     def shape(layer: str, rank: int) -> tuple[int, ...]:
@@ -203,17 +219,23 @@ def _sizes(rows: list[Row], found: Mapping[str, np.ndarray]) -> dict[str, int]:
     _, _, channels, width = shape("conv1", 4)
     fpn, rpn = shape("fpn_c5p5", 4)[3], shape("rpn_conv_shared", 4)[3]
     pool, _, _, fc = shape("mrcnn_class_conv1", 4)
-    anchors, classes = shape("rpn_bbox_pred", 4)[3] // 4, shape("mrcnn_class_logits", 2)[1]
-    mask, convs = shape("mrcnn_mask_conv1", 4)[3], sum(row.native.startswith("mask.conv") for row in rows)
-    sizes = {"channels": channels, "width": width, "fpn": fpn, "rpn": rpn, "anchors": anchors, "pool": pool,
-             "fc": fc, "classes": classes, "mask": mask, "mask_convs": convs}  # fmt: skip
+    depth, convs = _depth(found)
+    return fill_sizes(
+        depth, channels=channels, width=width, fpn=fpn, rpn=rpn, pool=pool, fc=fc,
+        anchors=shape("rpn_bbox_pred", 4)[3] // 4, classes=shape("mrcnn_class_logits", 2)[1],
+        mask=shape("mrcnn_mask_conv1", 4)[3], mask_convs=convs,
+    )  # fmt: skip
+
+
+def fill_sizes(depth: int, **sizes: int) -> dict[str, int]:
+    """All letters of the table's shapes from the independent ones.
+
+    sizes : channels, width, fpn, rpn, anchors, pool, fc, classes (with background), mask, mask_convs
+    """
     sizes |= {f"{c}*{name}": c * sizes[name] for c, name in ((2, "anchors"), (4, "anchors"), (4, "classes"))}
-    sizes |= {f"mask_in{k}": fpn if k == 1 else mask for k in range(1, convs + 1)}
-    before = width
-    for s in range(2, 6):
-        blocks = sum(
-            row.native.startswith(f"backbone.s{s}.") and row.native.endswith("conv1") for row in rows
-        )
+    sizes |= {f"mask_in{k}": sizes["fpn" if k == 1 else "mask"] for k in range(1, sizes["mask_convs"] + 1)}
+    width = before = sizes["width"]
+    for s, blocks in enumerate(BLOCKS[depth], 2):
         mid, out = width * 2 ** (s - 2), width * 2**s
         sizes |= {f"blocks{s}": blocks, f"mid{s}": mid, f"out{s}": out}
         sizes |= {f"in{s}_{i}": before if i == 0 else out for i in range(blocks)}
@@ -221,16 +243,24 @@ def _sizes(rows: list[Row], found: Mapping[str, np.ndarray]) -> dict[str, int]:
     return sizes
 
 
+def shapes(row: Row, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of each array of a row, in Keras's order within a layer."""
+    kernel = tuple(int(d) if d.isdigit() else sizes[d] for d in row.shape)
+    out = (kernel[2] if row.native == "mask.deconv" else kernel[-1],)
+    norm = {f"{row.norm}/{name}": out for name in NORM} if row.norm else {}
+    return {f"{row.layer}/kernel": kernel, f"{row.layer}/bias": out, **norm}
+
+
 def _check_arrays(
-    rows: list[Row], found: Mapping[str, np.ndarray], paths: Mapping[str, str], sizes: Mapping[str, int]
+    table: Sequence[Row], found: Mapping[str, np.ndarray], paths: Mapping[str, str], sizes: Mapping[str, int]
 ) -> None:
     """Every shape follows from the others, and every number is one."""
     wrong = []
-    for row in rows:
-        kernel = tuple(int(d) if d.isdigit() else sizes[d] for d in row.shape)
-        out = kernel[2] if row.native == "mask.deconv" else kernel[-1]
-        for key in (key for group in _keys(row) for key in group if key in found):
-            want, array = kernel if key.endswith("/kernel") else (out,), found[key]
+    for row in table:
+        for key, want in shapes(row, sizes).items():
+            if key not in found:  # the bias in front of a norm
+                continue
+            array = found[key]
             if array.shape != want:
                 wrong.append(f"{paths[key]}: want {want}, got {array.shape}")
             elif not np.isfinite(array).all():
@@ -246,7 +276,7 @@ def _check_arrays(
 # --- settings ---
 
 
-def _config(
+def configure(
     sizes: Mapping[str, int], settings: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[Config, list[int]]:
     """The configuration, and for each of our anchors the number of the file's."""
@@ -268,22 +298,22 @@ def _config(
 # --- tensors ---
 
 
-def _convert(row: Row, found: Mapping[str, np.ndarray], order: list[int]) -> dict[str, Tensor]:
+def _convert(row: Row, found: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
     """The tensors of one row, by our names."""
-    kernel = _tensor(found[f"{row.layer}/kernel"])
+    kernel = found[f"{row.layer}/kernel"]
     weight = (kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T).contiguous()
     if row.native.startswith("box."):
         weight = weight.flatten(1)
     bias = found.get(f"{row.layer}/bias")
     if row.norm:
-        norm = {ours: _tensor(found[f"{row.norm}/{theirs}"]).double() for theirs, ours in NORM.items()}
-        norm["running_mean"] = norm["running_mean"] - (0 if bias is None else _tensor(bias).double())
+        norm = {ours: found[f"{row.norm}/{theirs}"].double() for theirs, ours in NORM.items()}
+        norm["running_mean"] = norm["running_mean"] - (0 if bias is None else bias.double())
         norm["running_var"] = norm["running_var"] + (KERAS_EPSILON - OUR_EPSILON)
         tensors = {"weight": weight, **{f"norm.{name}": value for name, value in norm.items()}}
     else:
         assert bias is not None  # its name was checked
         rows_first = _ROWS.get(row.native, lambda rows, _: rows)
-        tensors = {"weight": rows_first(weight, order), "bias": rows_first(_tensor(bias), order)}
+        tensors = {"weight": rows_first(weight, order), "bias": rows_first(bias, order)}
     return {f"{row.native}.{name}": value.float().contiguous() for name, value in tensors.items()}
 
 
@@ -291,23 +321,23 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
-def _one_logit(rows: Tensor, order: list[int]) -> Tensor:
+def _one_logit(rows: Tensor, order: Sequence[int]) -> Tensor:
     """(2a, ...) background and foreground in turn, to (a, ...)."""
-    pairs = rows.unflatten(0, (-1, 2))[order]
+    pairs = rows.unflatten(0, (-1, 2))[list(order)]
     return pairs[:, 1] - pairs[:, 0]
 
 
-def _anchor_deltas(rows: Tensor, order: list[int]) -> Tensor:
+def _anchor_deltas(rows: Tensor, order: Sequence[int]) -> Tensor:
     """(4a, ...) dy dx dh dw of each anchor."""
-    return rows.unflatten(0, (-1, 4))[order][:, YX_TO_XY].flatten(0, 1)
+    return rows.unflatten(0, (-1, 4))[list(order)][:, YX_TO_XY].flatten(0, 1)
 
 
-def _class_deltas(rows: Tensor, order: list[int]) -> Tensor:
+def _class_deltas(rows: Tensor, order: Sequence[int]) -> Tensor:
     """(4 (k + 1), ...) dy dx dh dw of each class, background first."""
     return rows.unflatten(0, (-1, 4))[1:, YX_TO_XY].flatten(0, 1)
 
 
-_ROWS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
+_ROWS: dict[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
     "rpn.objectness": _one_logit,
     "rpn.deltas": _anchor_deltas,
     "box.class_logits": lambda rows, _: rows.roll(-1, 0),
