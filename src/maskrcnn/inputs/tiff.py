@@ -60,6 +60,10 @@ def layout(file: IO[bytes]) -> Layout:
     file.seek(tags.next)
     tags.load(file)
     samples = int(tags.get(277, 1))
+    if (
+        samples > 0xFFFF
+    ):  # the tag is a SHORT; a file that claims more would cost memory before a pixel is read
+        raise ImageError(f"TIFF: want at most 65,535 samples a pixel, got {samples:,}; the file is damaged")
     bits = tuple(tags.get(258, (1,)))
     said = str(tags.get(270, ""))
     return Layout(

@@ -1,0 +1,19 @@
+"""The command line. Exit codes: 0 all done, 1 an error, 2 wrong usage, 3 some pictures failed, 130 Ctrl-C.
+
+PyTorch is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+import signal
+
+from . import predict, weights, learn, serve  # isort: skip (each adds its commands, in the order of --help)
+from .common import app
+
+__all__ = ["app", "learn", "main", "predict", "serve", "weights"]
+
+
+def main() -> None:
+    """The console entry point."""
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a stopped container also completes results.json
+    app()

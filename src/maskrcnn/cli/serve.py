@@ -1,0 +1,68 @@
+"""The server: serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..errors import MissingExtraError
+from .common import (
+    ConfigFile,
+    Debug,
+    Device,
+    Setting,
+    Weights,
+    app,
+    console,
+    load_model,
+    stderr,
+)
+
+
+@app.command()
+def serve(
+    weights: Weights = None,
+    config: ConfigFile = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 for every network this machine is in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="MASKRCNN_TOKEN", help="Callers must send it: 'Authorization: Bearer TOKEN'."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures that go through the network together.")
+    ] = 4,
+    window: Annotated[
+        float, typer.Option(min=0, help="Milliseconds that a lone picture waits for company.")
+    ] = 5.0,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait; the next one is told to come back.")
+    ] = 64,
+    max_mb: Annotated[float, typer.Option(help="Refuse pictures of more MiB.")] = 32.0,
+    max_pixels: Annotated[int, typer.Option(help="Refuse pictures of more pixels.")] = 50_000_000,
+    timeout: Annotated[float, typer.Option(help="Seconds to the answer of a request.")] = 120.0,
+    setting: Setting = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Serve the model: a page for people at /, an API for programs at /v1. Needs maskrcnn\\[serve]."""
+    try:
+        from ..serve import Settings, run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"serve: want {error.name}, not installed; pip install 'maskrcnn[serve]'"
+        ) from error
+    limits = Settings(
+        token=token, max_bytes=int(max_mb * 2**20), max_pixels=max_pixels, queue=queue, batch_size=batch_size,
+        window=window / 1000, answer_seconds=timeout,
+    )  # fmt: skip
+    if token is None and host not in ("127.0.0.1", "::1", "localhost"):
+        stderr.print("[yellow]open to everyone who reaches this address; --token asks for one[/]")
+    model = load_model(weights, config, setting, device)
+    run(model, host=host, port=port, settings=limits, tell=lambda url: console.print(
+        f"serving {escape(Path(str(model.source)).name)} at {url} (Ctrl-C stops)", soft_wrap=True))  # fmt: skip

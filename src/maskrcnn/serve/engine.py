@@ -1,0 +1,139 @@
+"""The one thread that owns the model, and makes batches of what waits."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MaskRCNNError
+from ..explain.page import page
+from ..explain.study import study
+from ..model import MaskRCNN
+from ..records import Image, Result
+from .metrics import Metrics
+from .options import Limits
+
+log = logging.getLogger("maskrcnn.serve")
+
+
+@dataclass(eq=False)
+class _Job:
+    """``limits`` None asks for the page that explains the picture."""
+
+    image: Image
+    limits: Limits | None
+    name: str = ""
+    future: Future[Any] = field(default_factory=Future)
+
+
+class Engine:
+    """Takes pictures from any thread; answers with futures.
+
+    A batch is what waits when the network is free, at most ``batch_size``; a lone picture waits ``window``
+    seconds for company. Only pictures with equal limits share a pass, so each result is that of
+    `MaskRCNN.predict` alone. One picture that fails does not fail the others.
+    """
+
+    def __init__(self, model: MaskRCNN, batch_size: int, window: float, metrics: Metrics) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.window = window
+        self.metrics = metrics
+        self.ready = False
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def start(self) -> None:
+        """Begin; ``ready`` turns true after one pass, which compiles what is compiled at first use."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what waits, then end."""
+        self.ready = False
+        self._jobs.put(None)
+        self._thread.join()
+
+    def predict(self, image: Image, limits: Limits) -> Future[Result]:
+        """The result of one picture. The future raises ImageError or ConfigError where it does not fit."""
+        return self._put(_Job(image, limits))
+
+    def explain(self, image: Image, name: str) -> Future[str]:
+        """The HTML of `maskrcnn.explain` for one picture; ``name`` is what the page calls it."""
+        return self._put(_Job(image, None, name))
+
+    def _put(self, job: _Job) -> Future[Any]:
+        self._jobs.put(job)
+        return job.future
+
+    def _run(self) -> None:
+        try:
+            blank = np.zeros((64, 64, self.model.config.channels), np.uint8)
+            self.model.predict_images([Image(blank)])
+        except Exception:
+            log.exception("the first pass failed")
+        self.ready = True
+        while (first := self._jobs.get()) is not None:
+            batch = [first, *self._company()]
+            for limits in dict.fromkeys(job.limits for job in batch):
+                group = [job for job in batch if job.limits == limits]
+                group = [job for job in group if job.future.set_running_or_notify_cancel()]
+                if limits is None:
+                    for job in group:
+                        self._page(job)
+                elif group:
+                    self._pass(group, limits)
+
+    def _company(self) -> list[_Job]:
+        """What else waits, or comes within the window."""
+        found: list[_Job] = []
+        deadline = time.monotonic() + self.window
+        while len(found) < self.batch_size - 1:
+            try:
+                job = self._jobs.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                break
+            if job is None:  # the end, after this batch
+                self._jobs.put(None)
+                break
+            found.append(job)
+        return found
+
+    def _pass(self, group: list[_Job], limits: Limits) -> None:
+        start = time.perf_counter()
+        try:
+            results = self.model.predict_images([job.image for job in group], **dataclasses.asdict(limits))
+        except Exception as error:
+            if len(group) == 1:
+                _fail(group[0], error)
+                return
+            for job in group:
+                self._pass([job], limits)
+            return
+        self.metrics.batch(len(group), time.perf_counter() - start, sum(map(len, results)))
+        for job, result in zip(group, results, strict=True):
+            job.future.set_result(result)
+
+    def _page(self, job: _Job) -> None:
+        try:
+            seen = study(self.model, job.image, None)
+            # named only now: a Result with a path reads its picture from there
+            named = dataclasses.replace(seen, image=Image(job.image.pixels, Path(job.name)))
+            job.future.set_result(page(named))
+        except Exception as error:
+            _fail(job, error)
+
+
+def _fail(job: _Job, error: Exception) -> None:
+    """Errors of ours are the caller's to read; others go to the log."""
+    if not isinstance(error, MaskRCNNError):
+        log.error("a picture failed", exc_info=error)
+    job.future.set_exception(error)
