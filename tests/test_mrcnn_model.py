@@ -303,17 +303,22 @@ def test_another_number_of_classes_says_what_to_exclude(weights: Path) -> None:
         )
 
 
-def test_weights_of_imagenet_fill_the_backbone(tmp_path: Path) -> None:
-    """A file of Keras's ResNet-50: other layers besides, and no FPN and no heads."""
-    values = {
-        k: v for k, v in arrays(width=64, fpn=8, bias=True).items() if k.startswith(("conv1", "bn", "res"))
-    }
-    values["fc1000/fc1000/kernel:0"] = np.zeros((4, 4), np.float32)
+@pytest.mark.parametrize("keras", [1, 2])
+def test_weights_of_imagenet_fill_the_backbone(tmp_path: Path, keras: int) -> None:
+    """A file of Keras's ResNet-50: other layers besides, and no FPN and no heads. The one of 2015 is by Keras 1."""
+    old = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
+    values = {"fc1000/fc1000/kernel:0": np.zeros((4, 4), np.float32)}
+    for path, array in arrays(width=64, fpn=8, bias=True).items():
+        layer, _, name = path.removesuffix(":0").split("/")
+        if layer.startswith(("conv1", "bn", "res")):
+            values[path if keras == 2 else f"{layer}/{layer}_{old.get(name, name)}_1:0"] = array
     path = write(tmp_path / "resnet50_notop.h5", values)
     model = modellib.MaskRCNN("training", Narrow(), str(tmp_path))
     model.load_weights(str(path), by_name=True)
-    got = model.keras_model.get_layer("res4f_branch2b").get_weights()[0]
-    assert np.array_equal(got, values["res4f_branch2b/res4f_branch2b/kernel:0"])
+    wanted = arrays(width=64, fpn=8, bias=True)
+    for layer in ("res4f_branch2b", "bn_conv1"):
+        for variable in model.keras_model.get_layer(layer).weights:
+            assert np.array_equal(variable.numpy(), wanted[f"{layer}/{variable.name}"])
     with pytest.raises(maskrcnn.errors.WeightsError, match="lacking"):
         model.load_weights(str(path))
 

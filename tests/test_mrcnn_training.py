@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import DATA
+from maskrcnn.errors import ConfigError
 from maskrcnn.legacy import losses as L
 from maskrcnn.legacy.targets import DetectionTargets, detection_targets
 from maskrcnn.legacy.training import Inputs
@@ -264,3 +265,111 @@ def test_the_five_losses_as_functions_of_the_graph() -> None:
     }
     for name, value in values.items():
         assert float(value) == pytest.approx(float(OPS[f"loss_{name}"]), abs=1e-5), name
+
+
+def test_a_crowd_keeps_anchors_from_being_negative() -> None:
+    config = SimpleNamespace(RPN_TRAIN_ANCHORS_PER_IMAGE=10, RPN_BBOX_STD_DEV=np.full(4, 0.5))
+    anchors = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60], [80, 80, 90, 90]], float)
+    boxes = np.array([[0, 0, 10, 10], [55, 55, 95, 58]], np.int32)
+    match, deltas = modellib.build_rpn_targets((100, 100, 3), anchors, np.array([1, -1]), boxes, config)
+    assert match.tolist() == [1, 1, 0, -1]  # IoU 1 and 10/12; touches the crowd; far from all
+    assert deltas[0].tolist() == [0, 0, 0, 0]
+    # The second anchor is centred at x = 6 and 12 wide: the object is 1 / 12 to the left, and narrower.
+    assert np.allclose(deltas[1], [0, -1 / 12 / 0.5, 0, np.log(10 / 12) / 0.5])
+    assert not deltas[2:].any()
+
+
+def test_more_instances_than_fit_are_sampled() -> None:
+    from test_mrcnn_model import Narrow
+    from test_mrcnn_shapes import Squares
+
+    config = type("One", (Narrow,), {"MAX_GT_INSTANCES": 1})()
+    inputs, _ = next(modellib.data_generator(Squares(2), config, shuffle=False, batch_size=2))
+    assert inputs[4].shape == (2, 1)
+    assert (inputs[4] > 0).all()
+    assert inputs[6].shape == (2, 56, 56, 1)
+
+
+def test_a_data_set_without_instances_says_so_rather_than_search_for_ever() -> None:
+    from test_mrcnn_model import Narrow
+    from test_mrcnn_shapes import Squares
+
+    class Empty(Squares):
+        def load_mask(self, image_id):
+            return np.zeros((64, 64, 0), bool), np.zeros(0, np.int32)
+
+    with pytest.raises(ConfigError, match="load_mask"):
+        next(modellib.data_generator(Empty(3), Narrow()))
+
+
+def test_an_image_that_fails_is_left_out_and_the_sixth_raises(caplog) -> None:
+    from test_mrcnn_model import Narrow
+    from test_mrcnn_shapes import Squares
+
+    class Broken(Squares):
+        def load_image(self, image_id):
+            if image_id == 0:
+                raise OSError("unreadable")
+            return super().load_image(image_id)
+
+    feed = modellib.data_generator(Broken(2), Narrow(), shuffle=False)
+    inputs, _ = next(feed)
+    assert inputs[1][0, 0] == 1
+    assert "Error processing image" in caplog.text
+    with pytest.raises(OSError, match="unreadable"):
+        for _ in range(9):
+            next(feed)
+
+
+def test_an_augmenter_of_imgaug_moves_image_and_masks_alike(monkeypatch) -> None:
+    """A stand-in with imgaug's three calls; only augmenters that move pixels see the masks."""
+    from test_mrcnn_model import Narrow
+    from test_mrcnn_shapes import Squares
+
+    class Fliplr:
+        def to_deterministic(self):
+            return self
+
+        def augment_image(self, image, hooks=None):
+            moved = hooks is None or hooks.activator(image, self, [], True)
+            return image[:, ::-1] if moved else image
+
+    class Dark(Fliplr):
+        def augment_image(self, image, hooks=None):
+            return image if hooks and not hooks.activator(image, self, [], True) else image // 2
+
+    monkeypatch.setitem(sys.modules, "imgaug", SimpleNamespace(HooksImages=SimpleNamespace))
+    data, config = Squares(1), Narrow()
+    plain = modellib.load_image_gt(data, config, 0)
+    flipped = modellib.load_image_gt(data, config, 0, augmentation=Fliplr())
+    assert np.array_equal(flipped[0], plain[0][:, ::-1])
+    assert np.array_equal(flipped[4], plain[4][:, ::-1])
+    dark = modellib.load_image_gt(data, config, 0, augmentation=Dark())
+    assert np.array_equal(dark[0], plain[0] // 2)
+    assert np.array_equal(dark[4], plain[4])
+
+
+def test_steps_bring_the_loss_down(tmp_path) -> None:
+    from test_mrcnn_model import Narrow
+    from test_mrcnn_shapes import Squares
+
+    torch.manual_seed(0)
+    model = modellib.MaskRCNN("training", Narrow(), str(tmp_path))
+    feed = modellib.data_generator(Squares(2), model.config, shuffle=False, batch_size=2)
+    inputs = Inputs.of(next(feed)[0])
+    trainer = model.trainer(0.01, 0.9)
+    losses = [trainer.step(inputs)["loss"] for _ in range(8)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_step_whose_loss_is_not_finite_changes_nothing(tmp_path) -> None:
+    from test_mrcnn_model import Narrow
+    from test_mrcnn_shapes import Squares
+
+    model = modellib.MaskRCNN("training", Narrow(), str(tmp_path))
+    feed = modellib.data_generator(Squares(2), model.config, shuffle=False, batch_size=2)
+    arrays, _ = next(feed)
+    arrays[0][0, 0, 0, 0] = np.nan
+    before = {key: array.clone() for key, array in model.keras_model.arrays.items()}
+    assert np.isnan(model.trainer(0.01, 0.9).step(Inputs.of(arrays))["loss"])
+    assert all(torch.equal(before[key], array) for key, array in model.keras_model.arrays.items())

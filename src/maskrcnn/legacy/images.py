@@ -42,12 +42,11 @@ def resize(image: np.ndarray, output_shape: Sequence[int], preserve_range: bool 
 def resize_image(
     image: np.ndarray, min_dim: int | None = None, max_dim: int | None = None,
     min_scale: float | None = None, mode: str = "square",
-    dice: random.Random | Any = random,
 ) -> tuple[np.ndarray, Window, float, Padding, tuple[int, int, int, int] | None]:  # fmt: skip
     """Enlarge, pad or crop an image to a size that the network takes.
 
     mode : ``none``; ``square``, padded to max_dim; ``pad64``, to multiples of 64; ``crop``, a random part of
-           min_dim x min_dim, drawn from ``dice``
+           min_dim x min_dim, drawn from Python's `random`
 
     Returns the image in its own dtype (values are cut, not rounded), the window y1, x1, y2, x2 of the content,
     the scale, the padding of each axis and the crop y, x, h, w or None.
@@ -63,7 +62,7 @@ def resize_image(
         h, w = resized.shape[:2]
     if mode == "crop":
         side = _whole(min_dim, mode, 1)
-        y, x = dice.randint(0, h - side), dice.randint(0, w - side)
+        y, x = random.randint(0, h - side), random.randint(0, w - side)
         part = resized[y : y + side, x : x + side]
         return part.astype(image.dtype), (0, 0, side, side), scale, padding, (y, x, side, side)
     if mode == "square":

@@ -10,9 +10,9 @@ from torch import Tensor
 EPSILON = 1e-7
 
 
-def smooth_l1(target: Tensor, predicted: Tensor) -> Tensor:
+def smooth_l1(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Elementwise; quadratic below 1."""
-    return F.smooth_l1_loss(predicted, target.to(predicted.dtype), reduction="none", beta=1.0)
+    return F.smooth_l1_loss(y_pred, y_true.to(y_pred.dtype), reduction="none", beta=1.0)
 
 
 def rpn_class_loss(rpn_match: Tensor, rpn_class_logits: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ pool_squeeze activation_{7} mrcnn_bbox_fc mrcnn_mask_deconv input_image_meta rpn
 mrcnn_bbox mrcnn_mask input_rpn_match input_rpn_bbox lambda_4 mrcnn_class output_rois rpn_class_loss rpn_bbox_loss
 mrcnn_class_loss mrcnn_bbox_loss mrcnn_mask_loss
 """
+KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}
 RPN = ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")  # three layers in the group of rpn_model
 KINDS = (
     (r"bn.*|mrcnn_.*_bn\d", "BatchNorm"), (r"mrcnn_class_logits|mrcnn_bbox_fc", "Dense"),
@@ -142,7 +143,7 @@ def load_into(
     Returns the layers that were left. Raises WeightsError where nothing fits, or a shape differs; then no array
     has changed.
     """
-    found, _ = by_layer(hdf5.read(path))
+    found = {_keras2(key): array for key, array in by_layer(hdf5.read(path))[0].items()}
     wanted = [layer for layer in network if layer.keys and not {layer.name, layer.group} & set(exclude)]
     plan: dict[str, np.ndarray | None] = {}
     left, wrong = [layer.name for layer in network if layer.keys and layer not in wanted], []
@@ -172,6 +173,13 @@ def load_into(
         with torch.no_grad():
             arrays[key].copy_(torch.zeros(()) if array is None else torch.from_numpy(np.asarray(array)))
     return left
+
+
+def _keras2(key: str) -> str:
+    """The name of an array in Keras 2, of files of Keras 1 too: ``conv1/conv1_W`` is ``conv1/kernel``."""
+    layer, name = key.split("/")
+    plain = name.removeprefix(f"{layer}_")
+    return f"{layer}/{KERAS_1.get(plain, plain)}"
 
 
 def write(path: Path, network: Sequence[Layer], arrays: Mapping[str, Tensor]) -> Path:
