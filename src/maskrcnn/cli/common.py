@@ -108,6 +108,7 @@ def _common(
 def load_model(
     weights: str | None, config: Path | None, setting: list[str] | None, device: str, **options: Any
 ) -> MaskRCNN:
+    """The model that the options of a command name, on its device."""
     import torch
 
     from ..weights import load
@@ -145,4 +146,5 @@ def _word(text: str) -> Any:
 
 
 def split_words(text: str) -> list[str]:
+    """The parts between commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
