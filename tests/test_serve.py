@@ -363,6 +363,21 @@ def test_ready_only_after_the_first_pass(model: Held) -> None:
         until(lambda: server.client.get("/readyz").status_code == 200)
 
 
+def test_a_model_whose_first_pass_fails_is_never_called_ready() -> None:
+    class Broken(Held):
+        def predict_images(self, images, **options):
+            self.options.append(options)
+            raise RuntimeError("no kernel")
+
+    model = Broken()
+    model.gate.clear()  # do not wait for readiness
+    with serving(model) as server:
+        until(lambda: model.options)
+        time.sleep(0.2)
+        assert server.client.get("/readyz").status_code == 503
+        assert server.client.post("/v1/predict", content=png(), headers=PNG).status_code == 503
+
+
 def test_what_is_told_of_the_server(running: Running) -> None:
     told = running.client.get("/v1/models").json()
     assert told["models"][0]["name"] == "weights.h5" and told["models"][0]["classes"] == ["nut", "bolt"]

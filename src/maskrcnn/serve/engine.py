@@ -79,8 +79,9 @@ class Engine:
             blank = np.zeros((64, 64, self.model.config.channels), np.uint8)
             self.model.predict_images([Image(blank)])
         except Exception:
-            log.exception("the first pass failed")
-        self.ready = True
+            log.exception("the first pass failed; this server does not call itself ready")
+        else:
+            self.ready = True
         while (first := self._jobs.get()) is not None:
             batch = [first, *self._company()]
             for limits in dict.fromkeys(job.limits for job in batch):
