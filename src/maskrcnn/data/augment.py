@@ -12,7 +12,7 @@ import torch
 from ..errors import ConfigError, ShapeError
 from ..records import Size, Target
 from . import geometry as geo
-from .colour import adjust, blur, noise
+from .colour import adjust, blur, mean, noise
 
 Range = tuple[float, float]
 Pair = tuple[np.ndarray, Target]
@@ -169,7 +169,7 @@ def copy_paste(
 def _move(pixels: np.ndarray, target: Target, recipe: Recipe, rng: np.random.Generator) -> Pair:
     size: Size = pixels.shape[:2]
     move, canvas = plan(size, recipe, rng)
-    fill = pixels.reshape(-1, pixels.shape[2]).mean(0) if recipe.fill is None else np.array(recipe.fill)
+    fill = mean(pixels) if recipe.fill is None else np.array(recipe.fill)
     if len(fill) != pixels.shape[2]:
         raise ShapeError(f"fill: want {pixels.shape[2]} values, one for each channel, got {len(fill)}")
     moved = geo.move_pixels(pixels, move, canvas, fill)

@@ -24,15 +24,24 @@ def adjust(
     hue        : turn in degrees
     """
     gain = brightness * contrast
-    mean = np.array(cv2.mean(pixels)[:3]) if pixels.shape[2] == 3 else pixels.mean(dtype=np.float64)
+    average = mean(pixels)
     if pixels.shape[2] != 3:
-        return _as(pixels * np.float32(gain) + np.float32(brightness * (1 - contrast) * mean), pixels)
+        return _as(
+            pixels * np.float32(gain) + np.float32(brightness * (1 - contrast) * average.mean()), pixels
+        )
     a = np.deg2rad(hue)
     turn = np.array([[1, 0, 0], [0, saturation * np.cos(a), -saturation * np.sin(a)],
                      [0, saturation * np.sin(a), saturation * np.cos(a)]])  # fmt: skip
     mix = np.linalg.inv(_YIQ) @ turn @ _YIQ
-    offset = np.full(3, brightness * (1 - contrast) * (mix @ mean).mean())
+    offset = np.full(3, brightness * (1 - contrast) * (mix @ average).mean())
     return _as(cv2.transform(pixels, np.column_stack((gain * mix, offset))), pixels)
+
+
+def mean(pixels: np.ndarray) -> np.ndarray:
+    """(c,) float64 means of the channels of (h, w, c) pixels."""
+    # NumPy takes twenty times as long over an axis of a few channels, and OpenCV takes four at most.
+    parts = [np.ascontiguousarray(pixels[..., c : c + 4]) for c in range(0, pixels.shape[2], 4)]
+    return np.concatenate([cv2.mean(part)[: part.shape[2]] for part in parts])
 
 
 def noise(pixels: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:

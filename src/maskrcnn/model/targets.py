@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError, ShapeError
-from ..ops.boxes import area, encode, iou, shrink
-from ..ops.roi_align import roi_align
+from ..ops.boxes import area, encode, intersection, iou, shrink
+from ..ops.roi_align import align_weights
 from ..records import Image, ImageBatch, Proposals, Target
 
 BELOW, BETWEEN = -1, -2
@@ -182,9 +182,7 @@ def covered(boxes: Float[Tensor, "n 4"], regions: Float[Tensor, "g 4"]) -> Float
     """The largest share of each box's area that lies in one region; 0 where there is none."""
     if len(regions) == 0:
         return boxes.new_zeros(len(boxes))
-    corner = torch.maximum(boxes[:, None, :2], regions[:, :2])
-    sides = (torch.minimum(boxes[:, None, 2:], regions[:, 2:]) - corner).clamp(min=0)
-    return (sides.prod(dim=2) / area(boxes)[:, None].clamp(min=1e-6)).amax(dim=1)
+    return (intersection(regions, boxes) / area(boxes).clamp(min=1e-6)).amax(dim=0)
 
 
 def compete(
@@ -281,8 +279,12 @@ def mask_targets(
         if part.numel() == 0:
             continue
         rois = rois - rois.new_tensor([left, top, left, top])
-        aligned = roi_align(part[None, None], rois, torch.zeros_like(mine), side, 1.0, 0)
-        targets[mine] = (aligned[:, 0] >= 0.5).to(boxes.dtype)
+        down, across = (
+            align_weights(rois[:, axis], rois[:, axis + 2], side, extent)
+            for axis, extent in ((1, part.shape[0]), (0, part.shape[1]))
+        )
+        aligned = down @ part @ across.transpose(1, 2)
+        targets[mine] = (aligned >= 0.5).to(boxes.dtype)
     return targets
 
 

@@ -14,11 +14,19 @@ def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
+def intersection(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+    """The area that every pair has in common, in squared units of the boxes."""
+    # An axis at a time: reductions over a last axis of two are slow.
+    width, height = (
+        torch.minimum(a[:, None, i + 2], b[None, :, i + 2]) - torch.maximum(a[:, None, i], b[None, :, i])
+        for i in (0, 1)
+    )
+    return width.clamp(min=0) * height.clamp(min=0)
+
+
 def iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
     """Intersection over union of every pair; 0 where the union has no area."""
-    low = torch.maximum(a[:, None, :2], b[None, :, :2])
-    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    both = (high - low).clamp(min=0).prod(-1)
+    both = intersection(a, b)
     union = area(a)[:, None] + area(b)[None] - both
     return torch.where(
         union > 0, both / union.clamp(min=torch.finfo(both.dtype).tiny), torch.zeros_like(both)

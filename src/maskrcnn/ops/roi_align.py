@@ -60,6 +60,26 @@ def roi_align(
     return _bag(features, pixel.reshape(-1), starts * 4, "sum", weight.reshape(-1), size)
 
 
+def align_weights(
+    low: Float[Tensor, "n"], high: Float[Tensor, "n"], size: int, extent: int
+) -> Float[Tensor, "n p e"]:
+    """How much of each pixel along one axis goes into each of ``size`` bins of an interval.
+
+    low, high : ends of each interval, pixels of the map; ``extent`` is how many pixels the axis has
+    RoIAlign (``aligned``, samples by the box) is separable: on a map of one channel it is
+    ``weights_y @ map @ weights_x.T``, which for many samples in each bin is far less work than the samples one by one.
+    """
+    bins = (high - low) / size
+    counts = torch.ceil(bins).clamp(min=0).long()
+    step = torch.arange(int(counts.max()) if len(counts) else 0, device=low.device)
+    place = torch.arange(size, device=low.device)[:, None] + (step + 0.5) / counts.clamp(min=1)[:, None, None]
+    index, weight = _taps(low[:, None, None] - 0.5 + place * bins[:, None, None], extent)
+    used = (step < counts[:, None]) / counts.clamp(min=1)[:, None]
+    weight = weight * used[:, None, :, None]
+    weights = low.new_zeros(len(low), size, extent)
+    return weights.scatter_add_(2, index.flatten(2), weight.flatten(2))
+
+
 def crop_and_resize(features: Features, boxes: Boxes, image_index: Index, size: int) -> Pooled:
     """One bilinear sample a bin, from corner to corner of the box: ``tf.image.crop_and_resize``.
 

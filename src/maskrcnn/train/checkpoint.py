@@ -80,7 +80,10 @@ def restore(
         model.load_state_dict(native.read(folder / "weights.safetensors")[1])
         if average is not None:
             average.model.load_state_dict(native.read(folder / "average.safetensors")[1])
+        kinds = [group["fused"] for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
+        for group, fused in zip(optimizer.param_groups, kinds, strict=True):
+            group["fused"] = fused  # how a step is computed is no state: older checkpoints did without
     except (RuntimeError, ValueError, WeightsError) as error:
         raise WeightsError(
             f"{folder}: does not fit this model and these settings: {error}; train into another folder"

@@ -52,6 +52,8 @@ def _learns(name: str, layers: str) -> bool:
 
 def optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
     """SGD or AdamW over what learns; only kernels are decayed, not norms and biases."""
+    # One pass over the weights; but a fused optimizer undoes a loss scale itself, after gradients were clipped.
+    fused = settings.precision != "16-mixed"
     learning = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -59,8 +61,8 @@ def optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, fused=fused)
 
 
 def rate(step: int, steps: int, settings: Training) -> float:
