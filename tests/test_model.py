@@ -229,6 +229,7 @@ ROOMS = [
     {"config", "records", "files"},
     {"inputs"},
     {"model"},
+    {"engines"},
     {"weights", "output", "data", "explain", "legacy"},
     {"jobs"},
     {"evaluate", "train", "serve"},

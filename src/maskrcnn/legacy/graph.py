@@ -138,7 +138,8 @@ def run(network: MaskRCNN, batch: ImageBatch, order: Sequence[int], names: Seque
     kept: dict[str, Any] = {}
 
     def tap(path: str) -> Callable[..., None]:
-        return lambda module, inputs, output: tapped.__setitem__(path, output)
+        # a copy, since the next layer may compute in the memory of this one's output
+        return lambda module, inputs, output: tapped.__setitem__(path, output.clone())
 
     missing = [path for path in paths if path not in dict(network.named_modules())]
     if missing:

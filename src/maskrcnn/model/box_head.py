@@ -36,7 +36,6 @@ class BoxHead(nn.Module):
         x = features
         for name in self.convs:
             x = self.get_submodule(name)(x)
-        x = x.flatten(1)
         for name in self.fcs:
             x = self.get_submodule(name)(x)
         return BoxScores(

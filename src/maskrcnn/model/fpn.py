@@ -28,9 +28,8 @@ class FPN(nn.Module):
         outputs: list[Tensor] = []
         top: Tensor | None = None
         for level, features in zip(reversed(LEVELS), reversed(backbone), strict=True):
-            lateral = self.get_submodule(f"lateral{level}")(features)
             if top is not None:
-                lateral = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
-            top = lateral
-            outputs.insert(0, self.get_submodule(f"output{level}")(lateral))
+                top = F.interpolate(top, size=features.shape[-2:], mode="nearest")
+            top = self.get_submodule(f"lateral{level}")(features, plus=top)
+            outputs.insert(0, self.get_submodule(f"output{level}")(top))
         return (*outputs, outputs[-1][:, :, ::2, ::2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,11 +43,20 @@ class BatchNorm(nn.Module):
         )  # fmt: skip
 
 
+class Kernel(Protocol):
+    """What may compute a layer in its place; see `maskrcnn.engines.fast`."""
+
+    def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> Tensor | None:
+        """The layer's output, or None where the layer has to compute itself. May overwrite ``plus``."""
+
+
 class Conv(nn.Conv2d):
     """Convolution, then batch norm, then ReLU, the latter two if asked for. Without bias where a norm follows.
 
     Pads kernel // 2 on each side; with ``same`` as TensorFlow does, which differs for strides above 1.
     """
+
+    kernel: Kernel | None = None
 
     def __init__(
         self, c_in: int, c_out: int, kernel: int, stride: int = 1,
@@ -61,16 +72,21 @@ class Conv(nn.Conv2d):
         self.relu = relu
         self.same = same
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """``plus``, of the output's shape, is added before the ReLU; its memory may become the output's."""
         if self.same:
             x = pad_same(x, self.kernel_size[0], self.stride[0])
+        if self.kernel is not None and (done := self.kernel(self, x, plus)) is not None:
+            return done
         weight, bias, norm = _fold(self.weight, self.bias, self.norm)
         x = F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
-        return _finish(x, norm, self.relu)
+        return _finish(x, norm, plus, self.relu)
 
 
 class Linear(nn.Linear):
-    """Fully connected layer, then batch norm, then ReLU, the latter two if asked for."""
+    """Fully connected layer, then batch norm, then ReLU, the latter two if asked for. Features may be maps."""
+
+    kernel: Kernel | None = None
 
     def __init__(self, c_in: int, c_out: int, *, norm: bool = False, relu: bool = False) -> None:
         super().__init__(c_in, c_out, bias=not norm)
@@ -81,8 +97,10 @@ class Linear(nn.Linear):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernel is not None and (done := self.kernel(self, x)) is not None:
+            return done
         weight, bias, norm = _fold(self.weight, self.bias, self.norm)
-        return _finish(F.linear(x, weight, bias), norm, self.relu)
+        return _finish(F.linear(x.flatten(1), weight, bias), norm, None, self.relu)
 
 
 def _fold(
@@ -95,8 +113,16 @@ def _fold(
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), shift, None
 
 
-def _finish(x: Tensor, norm: BatchNorm | None, relu: bool) -> Tensor:
+def folded(layer: Conv | Linear) -> tuple[Tensor, Tensor | None]:
+    """Weights and bias that do the work of the layer's frozen norm too."""
+    weight, bias, norm = _fold(layer.weight, layer.bias, layer.norm)
+    assert norm is None, "a norm that adapts cannot be folded"
+    return weight, bias
+
+
+def _finish(x: Tensor, norm: BatchNorm | None, plus: Tensor | None, relu: bool) -> Tensor:
     x = x if norm is None else norm(x)
+    x = x if plus is None else x + plus
     return F.relu(x, inplace=True) if relu else x
 
 

@@ -19,12 +19,12 @@ class Basic(nn.Module):
     def __init__(self, c_in: int, width: int, mid: int, stride: int, config: Config) -> None:
         super().__init__()
         self.conv1 = Conv(c_in, width, 3, stride, norm=True, relu=True)
-        self.conv2 = Conv(width, width, 3, norm=True)
+        self.conv2 = Conv(width, width, 3, norm=True, relu=True)
         self.shortcut = _shortcut(c_in, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu(self.conv2(self.conv1(x)) + shortcut)
+        return self.conv2(self.conv1(x), plus=shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -41,12 +41,12 @@ class Bottleneck(nn.Module):
         first, second = (stride, 1) if config.stride_in_1x1 else (1, stride)
         self.conv1 = Conv(c_in, mid, 1, first, norm=True, relu=True)
         self.conv2 = Conv(mid, mid, 3, second, groups=config.groups, norm=True, relu=True)
-        self.conv3 = Conv(mid, width * 4, 1, norm=True)
+        self.conv3 = Conv(mid, width * 4, 1, norm=True, relu=True)
         self.shortcut = _shortcut(c_in, width * 4, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu(self.conv3(self.conv2(self.conv1(x))) + shortcut)
+        return self.conv3(self.conv2(self.conv1(x)), plus=shortcut)
 
 
 class ResNet(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..engines import attach
 from ..errors import ConfigError, WeightsError
 from ..model import MaskRCNN, load_arrays
 from . import detectron2, hdf5, matterport, matterport_write, mmdet, native, pickles, state_dict, torchvision
@@ -29,6 +30,7 @@ def load(
     weights: str | Path | None = None,
     *,
     device: str | torch.device = "cpu",
+    engine: str = "auto",
     config: Any = None,
     **options: Any,
 ) -> MaskRCNN:
@@ -36,6 +38,7 @@ def load(
 
     weights : a path, whose format its content tells; a name that `MODELS` lists, fetched at its first use;
               None for the model that ships with the package
+    engine  : what computes it, see `engines.attach`: "torch" is the plain reference
     config  : what a Matterport .h5 does not hold: a Matterport ``Config`` (class or instance), a dict of its
               attributes, or the path of a .json or .py with one, which is parsed and not run; or our `Config`
     options : fields of `Config` or `Dialect` in place of what the file says: ``score=0.5, names=["nut"]``;
@@ -46,7 +49,8 @@ def load(
     contradict, DownloadError for names that cannot be fetched.
     """
     settings, state = read(weights, config=config, **options)
-    return load_arrays(settings, state, DEFAULT if weights is None else weights).to(device)
+    model = load_arrays(settings, state, DEFAULT if weights is None else weights)
+    return attach(model.to(device), engine)
 
 
 def read(

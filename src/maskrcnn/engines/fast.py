@@ -1,0 +1,121 @@
+"""The CPU's kernels for the layers of a network: the same modules, their weights folded and laid out once.
+
+Each layer is given a `Kernel`, which computes it wherever no gradients are wanted and the input is float32 on
+the CPU; everywhere else the layer computes itself. A kernel makes its copy of the weights at first use and notes
+which values they were made from, so that after training, ``load_state_dict`` or a move it makes them anew. Copies
+and pickles of a model take the kernels along without these weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..model import MaskRCNN
+from ..model.layers import Conv, Linear, folded
+
+Compute = Callable[[Tensor, Tensor | None], Tensor]  # input, and what is added before the ReLU
+
+
+def attach(model: MaskRCNN) -> None:
+    """Give every layer its kernel, where PyTorch was built with oneDNN; elsewhere the layers compute themselves."""
+    if torch.backends.mkldnn.is_available():
+        for layer in model.modules():
+            if isinstance(layer, (Conv, Linear)):
+                layer.kernel = Kernel()
+
+
+def detach(model: MaskRCNN) -> None:
+    """Take the kernels away."""
+    for layer in model.modules():
+        if isinstance(layer, (Conv, Linear)):
+            layer.kernel = None
+
+
+class Kernel:
+    """One layer's weights in the form that computes fastest, and the state of the layer they were made from."""
+
+    def __init__(self) -> None:
+        self._made: tuple[tuple[object, ...], Compute] | None = None
+
+    def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> Tensor | None:
+        """The layer's output, or None where the layer has to compute itself. May overwrite ``plus``."""
+        if not _applies(layer, x):
+            return None
+        stamp = _stamp(layer)
+        if stamp is None:
+            return None
+        if self._made is None or self._made[0] != stamp:
+            self._made = stamp, _conv(layer, x) if isinstance(layer, Conv) else _linear(layer)
+        return self._made[1](x, plus)
+
+    def __getstate__(self) -> dict[str, None]:
+        return {"_made": None}  # oneDNN's tensors can neither be copied nor pickled, and are soon made again
+
+
+def _applies(layer: Conv | Linear, x: Tensor) -> bool:
+    return (
+        type(x) is Tensor  # not one of torch.export's or torch.compile's
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32 == layer.weight.dtype
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and bool(torch.backends.mkldnn.enabled)
+        and (layer.norm is None or layer.norm.frozen)
+        and x.numel() > 0
+    )
+
+
+def _stamp(layer: Conv | Linear) -> tuple[object, ...] | None:
+    """Changes whenever the layer's weights do; None for weights whose changes PyTorch does not count."""
+    tensors = [*layer.parameters(), *layer.buffers()]
+    if any(t.is_inference() for t in tensors):
+        return None
+    return (*((t.data_ptr(), t._version) for t in tensors), layer.relu)
+
+
+def _conv(layer: Conv, x: Tensor) -> Compute:
+    """oneDNN's convolution, with bias, addition and ReLU done while the output is in the cache."""
+    weight, bias = folded(layer)
+    pad, stride, ones, groups = list(layer.padding), list(layer.stride), [1, 1], layer.groups
+    packed = torch.ops.mkldnn._reorder_convolution_weight(
+        weight.contiguous(), pad, stride, ones, groups, list(x.shape)
+    )
+    relu = "relu" if layer.relu else "none"
+
+    def compute(x: Tensor, plus: Tensor | None) -> Tensor:
+        if plus is None:
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, packed, bias, pad, stride, ones, groups, relu, [], ""
+            )
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            plus,
+            x,
+            packed,
+            bias,
+            pad,
+            stride,
+            ones,
+            groups,
+            "add",
+            None,
+            relu if layer.relu else None,
+            [],
+            "",
+        )
+
+    return compute
+
+
+def _linear(layer: Linear) -> Compute:
+    """oneDNN's matrix product, which uses wider registers than the library behind F.linear does on AMD."""
+    weight, bias = folded(layer)
+    relu = "relu" if layer.relu else "none"
+
+    def compute(x: Tensor, plus: Tensor | None) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.flatten(1), weight, bias, relu, [], "")
+
+    return compute

@@ -1,0 +1,148 @@
+"""The CPU's kernels give the reference's numbers, notice changed weights, and stay out of everything else's way."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import maskrcnn
+from maskrcnn import engines
+from maskrcnn.engines import fast
+from maskrcnn.errors import ConfigError
+from maskrcnn.model.layers import Conv, Linear
+from maskrcnn.records import Image, Result
+from test_model import network, picture
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+
+
+def agree(ours: Result, wanted: Result) -> bool:
+    """The bounds that the documentation promises."""
+    return (
+        torch.equal(ours.labels, wanted.labels)
+        and torch.allclose(ours.boxes, wanted.boxes, rtol=0, atol=0.1)
+        and torch.allclose(ours.scores, wanted.scores, rtol=0, atol=1e-3)
+        and torch.allclose(ours.roi_masks, wanted.roi_masks, rtol=0, atol=1e-3)
+    )
+
+
+def randomise(layer: nn.Module) -> None:
+    """Every parameter and statistic away from its first value."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for tensor in (*layer.parameters(), *layer.buffers()):
+            tensor.copy_(torch.rand_like(tensor) + 0.5 if tensor.ndim == 1 else torch.randn_like(tensor) / 30)
+
+
+def both(layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Output of the layer with a kernel and without."""
+    layer.kernel = None
+    extra = () if plus is None else (plus,)
+    with torch.inference_mode():
+        wanted = layer(x, *extra)
+        layer.kernel = fast.Kernel()
+        ours = layer.kernel(layer, x, *[p.clone() for p in extra])
+    assert ours is not None, "the kernel did not compute"
+    return ours, wanted
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 18},
+        {"depth": 50, "groups": 4, "group_width": 8},
+        {"fpn_norm": True, "mask_norm": True, "box_convs": 1, "box_conv_norm": True, "box_fc_norm": True},
+        {"rpn_stride": 2},
+    ],
+)
+def test_the_kernels_find_what_the_reference_finds(options: dict[str, object]) -> None:
+    model = network(**options)
+    images = [Image(picture(60, 90)), Image(picture(90, 60, seed=1))]
+    wanted = model.predict_images(images)
+    engines.attach(model)
+    for _ in range(2):
+        assert all(agree(a, b) for a, b in zip(model.predict_images(images), wanted, strict=True))
+
+
+def test_training_and_loading_make_the_kernels_anew() -> None:
+    layer = Conv(8, 8, 3, norm=True, relu=True)
+    x = torch.randn(1, 8, 6, 6)
+    randomise(layer)
+    both(layer, x)
+    assert layer.kernel is not None
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for change in ("step", "load_state_dict", "assign", "statistics", "to"):
+        if change == "step":
+            layer(x).square().sum().backward()
+            optimizer.step()
+        elif change == "load_state_dict":
+            layer.load_state_dict({k: v * 2 for k, v in layer.state_dict().items()})
+        elif change == "assign":
+            layer.load_state_dict({k: v * 2 for k, v in layer.state_dict().items()}, assign=True)
+        elif change == "statistics":
+            assert layer.norm is not None
+            layer.norm.running_mean.add_(1.0)
+        else:
+            layer.double().float()
+            layer.weight.data = layer.weight.data * 2
+        with torch.inference_mode():
+            ours = layer(x)
+            kernel, layer.kernel = layer.kernel, None
+            wanted = layer(x)
+            layer.kernel = kernel
+        assert torch.allclose(ours, wanted, atol=1e-4 * float(wanted.max())), change
+
+
+def test_gradients_flow_with_the_kernels_attached() -> None:
+    model = engines.attach(network())
+    model.predict_images([Image(picture(60, 90))])
+    pyramid = model.fpn(model.backbone(torch.randn(1, 3, 64, 96)))
+    pyramid[0].sum().backward()
+    assert model.backbone.stem.weight.grad.abs().max() > 0
+
+
+def test_copies_and_pickles_of_a_used_model_predict_the_same() -> None:
+    model = engines.attach(network())
+    image = Image(picture(60, 90))
+    wanted = model.predict_images([image])[0]
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert agree(other.predict_images([image])[0], wanted)
+    assert model.state_dict().keys() == network().state_dict().keys()
+
+
+def test_the_reference_engine_takes_the_kernels_away() -> None:
+    model = engines.attach(engines.attach(network()), "torch")
+    assert all(m.kernel is None for m in model.modules() if isinstance(m, (Conv, Linear)))
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"auto, torch.*'warp'"):
+        engines.attach(network(), "warp")
+
+
+def test_load_attaches_the_kernels_unless_told_otherwise(tmp_path) -> None:
+    file = maskrcnn.save(network(), tmp_path / "small.safetensors")
+    assert maskrcnn.load(file).backbone.stem.kernel is not None
+    assert maskrcnn.load(file, engine="torch").backbone.stem.kernel is None
+
+
+def test_trace_keeps_what_it_saw() -> None:
+    """Kernels compute in each other's memory; nothing that a trace holds may change afterwards."""
+    model = network()
+    wanted = model.trace(picture(60, 90))
+    trace = engines.attach(model).trace(picture(60, 90))
+    for name in ("backbone", "pyramid"):
+        for ours, reference in zip(getattr(trace, name), getattr(wanted, name), strict=True):
+            assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max())), name
+
+
+def test_autocast_and_other_types_are_left_to_the_layer() -> None:
+    layer = Conv(8, 8, 3)
+    kernel = fast.Kernel()
+    with torch.no_grad():
+        assert kernel(layer, torch.randn(1, 8, 6, 6, dtype=torch.float64)) is None
+        with torch.autocast("cpu"):
+            assert kernel(layer, torch.randn(1, 8, 6, 6)) is None
+    assert kernel(layer, torch.randn(1, 8, 6, 6)) is None
