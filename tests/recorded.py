@@ -158,13 +158,19 @@ def proposed(recording: Recording, batch: ImageBatch, config: Config) -> list[Te
         boxes = clip(boxes, batch.windows[i])
         index = torch.arange(len(boxes))
         big = ((boxes[:, 2:] - boxes[:, :2]) > config.dialect.min_proposal).all(dim=1)
-        # Their row goes through as the score of a candidate, which suppression hands on.
+        probability = logits.sigmoid()
         candidates = Candidates(
-            boxes[big], index[big].float(), torch.zeros_like(index[big]), index[big], level[big]
+            boxes[big], probability[big], torch.zeros_like(index[big]), index[big], level[big]
         )
         scores = AnchorScores(boxes, logits[None], torch.zeros(1, len(boxes), 4), tuple(counts))
         one = ImageBatch(batch.pixels[i : i + 1], batch.windows[i : i + 1], batch.sizes[i : i + 1])
-        rows.append(suppress(candidates, scores, one, config).scores.long())
+        kept = suppress(candidates, scores, one, config)
+        rows_of: dict[tuple[float, ...], list[int]] = {}
+        for row in index[big].tolist():
+            rows_of.setdefault((*boxes[row].tolist(), probability[row].item()), []).append(row)
+        rows.append(
+            torch.tensor([rows_of[*b, s].pop(0) for b, s in zip(kept.boxes.tolist(), kept.scores.tolist(), strict=True)])
+        )
     return rows
 
 

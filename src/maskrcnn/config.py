@@ -8,7 +8,8 @@ neither the arrays nor a number can say it. A stage reads the fields; no code as
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .errors import ConfigError
@@ -24,9 +25,11 @@ class Dialect:
     Image
         resize        : ``short_side`` brings the short side to ``min_size`` unless the long one would exceed
                         ``max_size``; ``square``, ``pad64`` and ``none`` are Matterport's modes.
-        size_rounding : how a scaled side becomes an integer.
+        size_rounding : how a scaled side becomes an integer; ``short_first`` rounds the short one, and cuts the
+                        long one that fits it.
         resampler     : ``pil`` bilinear with antialiasing, ``opencv`` and ``torch`` bilinear without,
-                        ``skimage`` bilinear with zeros outside, cut to uint8.
+                        ``opencv_float`` so without rounding to uint8, ``skimage`` bilinear with zeros outside,
+                        cut to uint8.
         centre_padding, black_padding : content in the middle; padding is black before the mean is taken off
                         (so -mean for the network) rather than 0 after it.
         pad_multiple  : padded sides are multiples of this.
@@ -36,8 +39,19 @@ class Dialect:
         same_stem_pool : max pooling pads as TensorFlow's SAME (right and bottom first).
     Boxes
         inclusive_ends : sides are measured as x2 - x1 - 1, because boxes were normalised by size - 1.
+        last_pixel_in  : the ends that count for pooling, clipping and the way back to the original pixels are the
+                         last pixels inside, x2 - 1 and y2 - 1; sides are x2 - x1 all the same.
         delta_clamp    : cap on dlogw and dlogh; None for no cap.
         anchor_rounding, grid_strides : anchors are rounded; strides are padded size // grid size.
+        anchor_offset  : of the first anchor's centre from the corner of the input, in strides.
+        coarse_anchors : the sides are whole on an anchor as small as the stride, which is enlarged to its size.
+    Suppression
+        shift_up_to      : up to so many boxes, boxes of different levels or classes are kept apart by shifting them
+                           in float32, which rounds their coordinates; beyond, and with 0, by comparing numbers.
+        shift_from_one   : so shifted, the first class is number 1.
+        rounded_overlap  : the overlap is compared with its limit in float32, else with the limit as it is.
+        rank_probability : proposals are ranked by probability, of which confident ones are equal in float32, rather
+                           than by logit.
     Proposals
         per_level        : top-k and NMS for each pyramid level, else over all together.
         pad_proposals    : fill up with zero boxes to the full count; they are real input to the heads.
@@ -45,8 +59,9 @@ class Dialect:
         min_proposal     : smallest side kept, strictly greater (None keeps all).
     RoIs
         roi_op, sampling_ratio : the pooling operation and its samples per bin side (0 adapts to the box).
-        level_rule       : position of the epsilon in floor(4 + log2(side / 224)), MMDetection's
-                           floor(log2(side / 56 + 1e-6)) with 0 for P2, or Matterport's rounding.
+        level_rule       : position of the epsilon in floor(4 + log2(side / 224)), and whether it is large (1e-6
+                           rather than 1e-8), MMDetection's floor(log2(side / 56 + 1e-6)) with 0 for P2, or
+                           Matterport's rounding.
         inferred_scales  : the scale of a level is the power of two next to its rows / rows of the unpadded image,
                            which is not the stride when much padding is added to few rows; levels shift along.
     Detections
@@ -58,8 +73,8 @@ class Dialect:
     """
 
     resize: Literal["short_side", "square", "pad64", "none"] = "short_side"
-    size_rounding: Literal["half_up", "half_even", "floor"] = "half_up"
-    resampler: Literal["pil", "opencv", "torch", "skimage"] = "pil"
+    size_rounding: Literal["half_up", "half_even", "floor", "short_first"] = "half_up"
+    resampler: Literal["pil", "opencv", "opencv_float", "torch", "skimage"] = "pil"
     centre_padding: bool = False
     black_padding: bool = False
     pad_multiple: int = 32
@@ -68,9 +83,17 @@ class Dialect:
     same_stem_pool: bool = False
 
     inclusive_ends: bool = False
+    last_pixel_in: bool = False
     delta_clamp: float | None = 4.135166556742356  # log(1000 / 16)
     anchor_rounding: bool = False
     grid_strides: bool = False
+    anchor_offset: float = 0.0
+    coarse_anchors: bool = False
+
+    shift_up_to: int = 0
+    shift_from_one: bool = False
+    rounded_overlap: bool = False
+    rank_probability: bool = False
 
     per_level: bool = True
     pad_proposals: bool = False
@@ -79,14 +102,16 @@ class Dialect:
 
     roi_op: RoIOp = "align"
     sampling_ratio: int = 2
-    level_rule: Literal["floor_eps_inside", "floor_eps_outside", "floor_56", "round"] = "floor_eps_inside"
+    level_rule: Literal["floor_eps_inside", "floor_eps_large", "floor_eps_outside", "floor_56", "round"] = (
+        "floor_eps_inside"
+    )
     inferred_scales: bool = False
 
     min_detection: float | None = None
     best_class_only: bool = False
     score_inclusive: bool = False
     integer_boxes: bool = False
-    paste: Literal["aligned", "torchvision", "skimage"] = "aligned"
+    paste: Literal["aligned", "torchvision", "last_pixel", "skimage"] = "aligned"
 
 
 NATIVE = Dialect()
@@ -101,6 +126,7 @@ MATTERPORT = Dialect(
     same_stem_pool=True,
     inclusive_ends=True,
     delta_clamp=None,
+    rounded_overlap=True,
     per_level=False,
     pad_proposals=True,
     clip_to_padding=True,
@@ -121,6 +147,9 @@ TORCHVISION = Dialect(
     pad_to_batch=True,
     anchor_rounding=True,
     grid_strides=True,
+    shift_up_to=1000,
+    shift_from_one=True,
+    rank_probability=True,
     min_proposal=0.0009999999310821295,
     roi_op="align_legacy",
     sampling_ratio=2,
@@ -130,9 +159,34 @@ TORCHVISION = Dialect(
     paste="torchvision",
 )
 
-DETECTRON2 = Dialect(pad_to_batch=True, sampling_ratio=0)
+DETECTRON2 = Dialect(pad_to_batch=True, shift_up_to=1000, sampling_ratio=0)
 
-MMDETECTION = Dialect(resampler="opencv", pad_to_batch=True, sampling_ratio=0, level_rule="floor_56")
+# mmcv's batched_nms shifts below 10,000 boxes, and its nms takes the limit as a float.
+MMDETECTION = Dialect(
+    resampler="opencv",
+    pad_to_batch=True,
+    shift_up_to=9999,
+    rounded_overlap=True,
+    rank_probability=True,
+    sampling_ratio=0,
+    level_rule="floor_56",
+)
+
+MASKRCNN_BENCHMARK = Dialect(
+    size_rounding="short_first",
+    pad_to_batch=True,
+    last_pixel_in=True,
+    anchor_offset=0.5,
+    coarse_anchors=True,
+    rank_probability=True,
+    min_proposal=None,
+    roi_op="align_legacy",
+    sampling_ratio=2,
+    level_rule="floor_eps_large",
+    paste="last_pixel",
+)
+
+DETECTRON = replace(MASKRCNN_BENCHMARK, size_rounding="half_even", resampler="opencv_float")
 
 
 @dataclass(frozen=True)
@@ -233,6 +287,10 @@ class Config:
     def anchors_per_cell(self) -> int:
         """Anchors at one position of one level."""
         return len(self.anchor_sizes[0]) * len(self.anchor_ratios)
+
+    def overlap(self, limit: float) -> float:
+        """A limit of overlap as the dialect compares with it."""
+        return struct.unpack("f", struct.pack("f", limit))[0] if self.dialect.rounded_overlap else limit
 
     def with_options(self, **options: Any) -> Config:
         """Replace fields of this configuration or of its dialect, by name.

@@ -229,7 +229,7 @@ class Result:
     names: tuple[str, ...]
     size: Size
     image: Image | Path | None = field(default=None, repr=False)
-    paste: Literal["aligned", "torchvision", "skimage"] = "aligned"
+    paste: Literal["aligned", "torchvision", "last_pixel", "skimage"] = "aligned"
 
     def __post_init__(self) -> None:
         n = self.boxes.shape[0]

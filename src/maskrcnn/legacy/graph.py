@@ -54,7 +54,9 @@ class Pass:
         chosen, scores, config = self.kept["candidates"], self.kept["anchor_scores"], self.network.config
         mine = chosen.image_index == 0
         logits = scores.objectness[0, chosen.anchor_index[mine]]
-        return nms(shrink(chosen.boxes[mine], 1.0), logits, config.rpn_nms, None, config.proposals)
+        return nms(
+            shrink(chosen.boxes[mine], 1.0), logits, config.overlap(config.rpn_nms), None, config.proposals
+        )
 
     def pooled(self, name: str) -> Tensor:
         """(n, size, size, c) RoI features in the order of their boxes."""

@@ -58,15 +58,16 @@ def detect(
     deltas = scores.deltas[roi, torch.zeros_like(label) if config.class_agnostic_boxes else label]
     boxes = decode(deltas, shrink(proposals.boxes[roi], end), config.box_std, config.dialect.delta_clamp)
     image = proposals.image_index[roi]
-    boxes = clip(boxes, shrink(batch.windows, end)[image])
+    boxes = clip(boxes, shrink(batch.windows, end)[image], float(config.dialect.last_pixel_in))
     if config.dialect.min_detection is not None:
         big = ((boxes[:, 2:] - boxes[:, :2]) > config.dialect.min_detection).all(dim=1)
         boxes, label, score, roi, image = boxes[big], label[big], score[big], roi[big], image[big]
 
-    kept = []
+    kept, number = [], label + int(config.dialect.shift_from_one)
+    limit, shift = config.overlap(config.nms), config.dialect.shift_up_to
     for i in range(len(batch)):
         mine = torch.nonzero((image == i) & boxes.isfinite().all(dim=1)).squeeze(1)
-        kept.append(mine[nms(boxes[mine], score[mine], config.nms, label[mine], config.max_detections)])
+        kept.append(mine[nms(boxes[mine], score[mine], limit, number[mine], config.max_detections, shift)])
     keep = torch.cat(kept)
     return Detections(shrink(boxes[keep], -end), label[keep], score[keep], image[keep], roi[keep])
 

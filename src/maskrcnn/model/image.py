@@ -21,6 +21,7 @@ ROUNDING: dict[str, Callable[[float], int]] = {
     "half_up": lambda x: math.floor(x + 0.5),
     "half_even": round,
     "floor": math.floor,
+    "short_first": round,  # where no short side is asked for
 }
 
 
@@ -69,9 +70,21 @@ def to_batch(images: Sequence[Image], config: Config) -> ImageBatch:
 
 def resized_size(size: Size, config: Config) -> Size:
     """(h, w) of an image's content in the network input."""
+    if config.dialect.size_rounding == "short_first" and config.dialect.resize == "short_side":
+        return _short_first(size, config)
     scale = _scale(size, config)
     rounding = ROUNDING[config.dialect.size_rounding]
     return max(rounding(size[0] * scale), 1), max(rounding(size[1] * scale), 1)
+
+
+def _short_first(size: Size, config: Config) -> Size:
+    """Source: maskrcnn-benchmark data/transforms/transforms.py, Resize.get_size."""
+    short, long = min(size), max(size)
+    new = config.min_size
+    if long / short * new > config.max_size:
+        new = max(round(config.max_size * short / long), 1)
+    other = int(new * long / short)
+    return (new, other) if size[0] <= size[1] else (other, new)
 
 
 def padded_size(size: Size, config: Config) -> Size:
@@ -117,7 +130,9 @@ def _resample(pixels: np.ndarray, size: Size, resampler: str) -> np.ndarray:
     if resampler == "skimage":
         resized = skimage_resize(pixels, size)
         return resized.astype(pixels.dtype)  # cuts, as Matterport's resize_image does
-    if resampler == "opencv":
+    if resampler == "opencv_float":
+        pixels = pixels.astype(np.float32)
+    if resampler.startswith("opencv"):
         return cv2.resize(pixels, (w, h), interpolation=cv2.INTER_LINEAR).reshape(h, w, -1)
     if resampler == "torch":
         chw = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()

@@ -57,6 +57,8 @@ def roi_levels(
         level = 4 + torch.round(torch.log2(scaled.prod(1).sqrt() / (224.0 / (height * width) ** 0.5)))
     elif dialect.level_rule == "floor_eps_inside":
         level = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224 + 1e-8))
+    elif dialect.level_rule == "floor_eps_large":
+        level = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224 + 1e-6))
     elif dialect.level_rule == "floor_56":
         level = 2 + torch.floor(torch.log2(area(boxes).sqrt() / 56 + 1e-6))
     else:
@@ -77,6 +79,7 @@ def pool_rois(
     """Pool boxes (n, 4), pixels of the padded image, to size x size with the dialect's operation."""
     dialect = config.dialect
     level = roi_levels(boxes, padded, config, scales)
+    boxes = shrink(boxes, float(dialect.last_pixel_in))
     parts, orders = [], []
     for i, scale in enumerate(scales):
         mine = torch.nonzero(level == i).squeeze(1)

@@ -55,5 +55,6 @@ def restore_boxes(boxes: Tensor, window: Tensor, size: tuple[int, int], config: 
     if config.dialect.integer_boxes:
         return shrink((shrink(boxes, end).double() - window[:2].repeat(2)) * scale, -end).round().float()
     # A product in float32, as torchvision and Detectron2 have it: what is cut to pixels next turns on the last bit.
-    restored = shrink((shrink(boxes, end) - window[:2].repeat(2).float()) * scale.float(), -end)
+    last = max(end, float(config.dialect.last_pixel_in))
+    restored = shrink((shrink(boxes, last) - window[:2].repeat(2).float()) * scale.float(), -last)
     return clip(restored, restored.new_tensor([0, 0, size[1], size[0]]))

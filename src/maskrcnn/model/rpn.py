@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from ..ops.anchors import cell_anchors, grid_anchors
+from ..ops.anchors import cell_anchors, coarse_cells, grid_anchors
 from ..ops.boxes import clip, decode, shrink
 from ..ops.nms import nms, top_k
 from ..records import AnchorScores, Candidates, ImageBatch, Proposals
@@ -55,16 +55,19 @@ class RPN(nn.Module):
 
 def level_anchors(level: int, grid: Sequence[int], padded: tuple[int, int], config: Config) -> Tensor:
     """Anchors (n, 4) of one level, 0 for P2, in the order of the head's outputs."""
-    cells = cell_anchors(config.anchor_sizes[level], config.anchor_ratios, config.dialect.anchor_rounding)
-    stride = (4.0 * 2**level * config.rpn_stride,) * 2
-    if config.dialect.grid_strides:
-        stride = (float(padded[0] // grid[0]), float(padded[1] // grid[1]))
-    return grid_anchors(cells, (grid[0], grid[1]), stride)
+    dialect, sizes, ratios = config.dialect, config.anchor_sizes[level], config.anchor_ratios
+    step = 4.0 * 2**level * config.rpn_stride
+    cells = coarse_cells(sizes, ratios, step) if dialect.coarse_anchors else cell_anchors(
+        sizes, ratios, dialect.anchor_rounding
+    )
+    stride = (float(padded[0] // grid[0]), float(padded[1] // grid[1])) if dialect.grid_strides else (step, step)
+    return grid_anchors(cells + dialect.anchor_offset * step, (grid[0], grid[1]), stride)
 
 
 def choose(scores: AnchorScores, batch: ImageBatch, config: Config) -> Candidates:
     """The best anchors of each image (of each of its levels, if so the dialect), decoded and clipped."""
     dialect, end = config.dialect, float(config.dialect.inclusive_ends)
+    last = float(dialect.last_pixel_in)
     sections = scores.level_sizes if dialect.per_level else (sum(scores.level_sizes),)
     level_of = torch.repeat_interleave(
         torch.arange(len(scores.level_sizes)), torch.tensor(scores.level_sizes)
@@ -82,7 +85,8 @@ def choose(scores: AnchorScores, batch: ImageBatch, config: Config) -> Candidate
             config.rpn_std,
             dialect.delta_clamp,
         )
-        boxes = shrink(clip(boxes, shrink(_clip_window(batch, image, dialect.clip_to_padding), end)), -end)
+        boxes = clip(boxes, shrink(_clip_window(batch, image, dialect.clip_to_padding), end), last)
+        boxes = shrink(boxes, -end)
         sound = boxes.isfinite().all(dim=1)  # without a clamp, untrained weights stretch boxes beyond float32
         if dialect.min_proposal is not None:
             sound &= ((boxes[:, 2:] - boxes[:, :2]) > dialect.min_proposal).all(dim=1)
@@ -98,14 +102,15 @@ def suppress(candidates: Candidates, scores: AnchorScores, batch: ImageBatch, co
     parts = []
     for image in range(len(batch)):
         mine = torch.nonzero(candidates.image_index == image).squeeze(1)
+        logits = scores.objectness[image, candidates.anchor_index[mine]]
         kept = mine[
             nms(
                 shrink(candidates.boxes[mine], end),
-                # Logits, not probabilities: those of confident anchors are all the same in float32.
-                scores.objectness[image, candidates.anchor_index[mine]],
-                config.rpn_nms,
+                candidates.scores[mine] if dialect.rank_probability else logits,
+                config.overlap(config.rpn_nms),
                 candidates.level[mine] if dialect.per_level else None,
                 config.proposals,
+                dialect.shift_up_to,
             )
         ]
         boxes, probability = candidates.boxes[kept], candidates.scores[kept]

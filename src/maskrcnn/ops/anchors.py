@@ -27,6 +27,20 @@ def cell_anchors(
     return (cells.round() if rounding else cells).float()
 
 
+def coarse_cells(
+    sizes: Sequence[int | float], ratios: Sequence[int | float], stride: float
+) -> Float[Tensor, "a 4"]:
+    """As `cell_anchors`, but sides are whole (half to even) on an anchor of the stride's size, which is enlarged.
+
+    Source: Detectron modeling/generate_anchors.py: at stride 8, ratio 0.5 is 11 by 6, times size / 8
+    """
+    r = torch.tensor(ratios, dtype=torch.float64)
+    w = (stride**2 / r).sqrt().round()
+    h = (w * r).round()
+    half = torch.tensor(sizes, dtype=torch.float64)[:, None, None] / stride * torch.stack([w, h], dim=-1) / 2
+    return torch.cat([-half, half], dim=-1).reshape(-1, 4).float()
+
+
 def grid_anchors(
     cells: Float[Tensor, "a 4"], grid: Size, stride: tuple[float, float]
 ) -> Float[Tensor, "n 4"]:

@@ -62,10 +62,17 @@ def decode(
     return torch.cat([low, low + size], dim=1)
 
 
-def clip(boxes: Float[Tensor, "n 4"], window: Float[Tensor, "*n 4"]) -> Float[Tensor, "n 4"]:
-    """Move corners that lie outside onto the window, one for all boxes (4,) or one each (n, 4)."""
+def clip(
+    boxes: Float[Tensor, "n 4"], window: Float[Tensor, "*n 4"], least: float = 0.0
+) -> Float[Tensor, "n 4"]:
+    """Move corners that lie outside onto the window, one for all boxes (4,) or one each (n, 4).
+
+    least : x1 and y1 stay this far from the far side of the window, x2 and y2 from the near one
+    """
     low, high = window[..., :2], window[..., 2:]
-    return torch.cat([boxes[:, :2].clamp(min=low, max=high), boxes[:, 2:].clamp(min=low, max=high)], dim=1)
+    return torch.cat(
+        [boxes[:, :2].clamp(min=low, max=high - least), boxes[:, 2:].clamp(min=low + least, max=high)], dim=1
+    )
 
 
 def shrink(boxes: Float[Tensor, "*n 4"], end: float) -> Float[Tensor, "*n 4"]:

@@ -1,6 +1,6 @@
 """Greedy non-maximum suppression, exact, that stops when enough boxes are kept.
 
-A compiled loop on the CPU, blocks of IoU tests on a GPU; both give the same list. Registered as one operator,
+Overlaps are float32, the threshold is not rounded. A compiled loop on the CPU, blocks of IoU tests on a GPU; both give the same list. Registered as one operator,
 so that torch.export keeps it as a node.
 """
 
@@ -21,20 +21,32 @@ def nms(
     threshold: float,
     groups: Int[Tensor, "n"] | None = None,
     limit: int | None = None,
+    shift_up_to: int = 0,
 ) -> Int[Tensor, "k"]:
     """Keep boxes, best first, that overlap no better kept one of their group by more than ``threshold``.
 
     boxes  : xyxy in any unit; a box without area overlaps nothing
     groups : class, level or image of each box: boxes of different groups never suppress each other
     limit  : stop when so many are kept over all groups; exact, since later ones are worse
+    shift_up_to : where there are no more boxes than this, groups are told apart as in `apart`
     Returns: indices of the kept boxes by falling score; of equal scores the lower index comes first
     """
     order = torch.sort(scores.detach(), descending=True, stable=True).indices
     sorted_groups = torch.zeros_like(order) if groups is None else groups[order].long()
     kept = torch.ops.maskrcnn.nms_sorted(
-        boxes.detach()[order].float().contiguous(), sorted_groups, threshold, -1 if limit is None else limit
-    )
+        boxes.detach()[order].float().contiguous(), sorted_groups, threshold, -1 if limit is None else limit,
+        0 if groups is None else shift_up_to,
+    )  # fmt: skip
     return order[kept]
+
+
+def apart(boxes: Float[Tensor, "n 4"], groups: Int[Tensor, "n"]) -> Float[Tensor, "n 4"]:
+    """Boxes shifted by number of group times largest coordinate + 1, so that groups don't overlap.
+
+    In float32 this rounds the coordinates, those of group 80 in a large picture to 1/128 pixel, so that overlaps
+    near the threshold come out differently than without. Source: torchvision ops/boxes.py, batched_nms; mmcv
+    """
+    return boxes + (groups.to(boxes) * (boxes.max() + 1))[:, None]
 
 
 def top_k(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "m"]:
@@ -49,17 +61,21 @@ def top_k(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "m"]:
 
 
 @torch.library.custom_op("maskrcnn::nms_sorted", mutates_args=())
-def _nms_sorted(boxes: Tensor, groups: Tensor, threshold: float, limit: int) -> Tensor:
+def _nms_sorted(
+    boxes: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int = 0
+) -> Tensor:
     """Positions kept of boxes (n, 4) that are already sorted by score; ``limit`` < 0 for all."""
+    if 0 < boxes.shape[0] <= shift_up_to:
+        boxes, groups = apart(boxes, groups), torch.zeros_like(groups)
     limit = boxes.shape[0] if limit < 0 else min(limit, boxes.shape[0])
     if boxes.device.type == "cpu":
-        kept = _greedy(boxes.numpy(), groups.numpy(), float(np.float32(threshold)), limit)
+        kept = _greedy(boxes.numpy(), groups.numpy(), threshold, limit)
         return torch.from_numpy(kept)
     return _blockwise(boxes, groups, threshold, limit)
 
 
 @_nms_sorted.register_fake
-def _(boxes: Tensor, groups: Tensor, threshold: float, limit: int) -> Tensor:
+def _(boxes: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int = 0) -> Tensor:
     kept = torch.library.get_ctx().new_dynamic_size()
     return groups.new_empty(kept)
 
@@ -100,8 +116,8 @@ def _blockwise(boxes: Tensor, groups: Tensor, threshold: float, limit: int, bloc
     for start in range(0, boxes.shape[0], block):
         index = torch.arange(start, min(start + block, boxes.shape[0]), device=boxes.device)
         same = groups[index][:, None] == groups[kept]
-        index = index[~((iou(boxes[index], boxes[kept]) > threshold) & same).any(1)]
-        clash = (iou(boxes[index], boxes[index]) > threshold) & (groups[index][:, None] == groups[index])
+        index = index[~((iou(boxes[index], boxes[kept]).double() > threshold) & same).any(1)]
+        clash = (iou(boxes[index], boxes[index]).double() > threshold) & (groups[index][:, None] == groups[index])
         better = clash.tril(-1)
         alive = torch.ones(len(index), dtype=torch.bool, device=boxes.device)
         while (

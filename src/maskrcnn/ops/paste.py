@@ -1,11 +1,12 @@
 """From a RoI mask to pixels, inside its box only.
 
-Each of the three rules says which two rows and columns of the RoI mask an image row and column lies between,
+Each of the rules says which two rows and columns of the RoI mask an image row and column lies between,
 and with which weights; one kernel does the rest. A tap that falls outside the RoI mask weighs nothing, which
 is the same as zeros around it. The arithmetic is float64, in the order of scipy.ndimage.zoom.
 
 aligned     detectron2: box as it is, sampled at pixel centres, zeros outside.
 torchvision the mask padded by 1, the box stretched to match and cut to integers, x2 and y2 inclusive.
+last_pixel  so, for boxes whose x2 - 1 and y2 - 1 are these inclusive ends: Detectron and maskrcnn-benchmark.
 skimage     Matterport: integer box, skimage.transform.resize with zeros outside, kept in the mask's range.
 """
 
@@ -16,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numba import njit
 
-Rule = Literal["aligned", "torchvision", "skimage"]
+Rule = Literal["aligned", "torchvision", "last_pixel", "skimage"]
 Corner = tuple[int, int]
 Taps = tuple[np.ndarray, np.ndarray]  # (n, 2) int64 positions and (n, 2) float64 weights
 
@@ -74,7 +75,9 @@ def _plan(
 ) -> tuple[Taps, Taps, Corner, np.float32, np.float32]:
     """Taps of the rows and columns, the corner they start at, and the range that values are kept within."""
     low, high = np.float32(-np.inf), np.float32(np.inf)
-    axis = {"aligned": _aligned, "torchvision": _torchvision, "skimage": _skimage}[rule]
+    axis = {
+        "aligned": _aligned, "torchvision": _torchvision, "last_pixel": _last_pixel, "skimage": _skimage
+    }[rule]  # fmt: skip
     if rule == "skimage":
         low, high = roi_mask.min(), roi_mask.max()
     columns, x = axis(roi_mask.shape[1], box[0], box[2], size[1])
@@ -105,6 +108,11 @@ def _torchvision(m: int, low: float, high: float, limit: int) -> tuple[Taps, int
     at = np.maximum((np.arange(first, last) - start + 0.5) * ((m + 2) / length) - 0.5, 0.0)
     floor = np.minimum(np.floor(at), m + 1)
     return _inside(floor.astype(np.int64) - 1, 1.0 - (at - floor), at - floor, m), first
+
+
+def _last_pixel(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
+    """As `_torchvision`, for a box that ends behind its last pixel."""
+    return _torchvision(m, low, np.float32(high) - np.float32(1), limit)
 
 
 def _skimage(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
