@@ -1,7 +1,7 @@
 """One picture and one torchvision checkpoint through torchvision and through maskrcnn: each stage, side by side.
 
     python benchmarks/compare_torchvision.py model.pth street.jpg --peer path/to/environment/with/torchvision/bin/python
-    python benchmarks/compare_torchvision.py model.pth street.jpg --peer ... --set min_size=600 --set score=0.3 --out x.png
+    python benchmarks/compare_torchvision.py model.pth street.jpg --peer ... --set min_size=600 --set score=0.3
 
 torchvision runs in a process of its own, under the interpreter that --peer names. Its model is built from the
 arrays of the checkpoint: depth, classes, first or second version, frozen norms or not. Printed are the largest
@@ -35,7 +35,12 @@ SETTINGS = {
     "pre_nms": "rpn_pre_nms_top_n_test",
     "proposals": "rpn_post_nms_top_n_test",
 }
-BLOCKS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+BLOCKS = {
+    (2, 2, 2, 2): "resnet18",
+    (3, 4, 6, 3): "resnet34",
+    (3, 4, 23, 3): "resnet101",
+    (3, 8, 36, 3): "resnet152",
+}
 NEAR = 0.1  # pixels
 
 
@@ -141,7 +146,9 @@ def difference(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
         print(f"{name:14} shapes differ: ours {tuple(ours.shape)}, torchvision {tuple(theirs.shape)}")
     else:
         worst = (ours - theirs).abs().max().item() if ours.numel() else 0.0
-        print(f"{name:14} largest difference {worst:.1e}, values to {theirs.abs().max():.3g}, {tuple(theirs.shape)}")
+        print(
+            f"{name:14} largest difference {worst:.1e}, values to {theirs.abs().max():.3g}, {tuple(theirs.shape)}"
+        )
 
 
 def partners(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,7 +172,9 @@ def compare(trace: Any, theirs: dict[str, torch.Tensor], std: torch.Tensor) -> N
     print(f"{'proposals':14} ours {len(ours)}, torchvision {len(wanted)}, of which {(distance < 0.01).sum()} within "
           f"0.01 px of one of ours and {(distance < NEAR).sum()} within {NEAR}")  # fmt: skip
     close = distance < 0.01
-    difference("class logits", trace.box_scores.class_logits.roll(1, 1)[match[close]], theirs["class_logits"][close])
+    difference(
+        "class logits", trace.box_scores.class_logits.roll(1, 1)[match[close]], theirs["class_logits"][close]
+    )
     deltas = theirs["box_deltas"][close].unflatten(1, (-1, 4))[:, 1:]
     difference("box deltas", trace.box_scores.deltas[match[close]], deltas)
 
@@ -192,7 +201,7 @@ def agree(result: Any, theirs: dict[str, torch.Tensor], floor: float) -> bool:
             if iou < 0.99:
                 print(f"  mask IoU {iou:.4f}: {result.names[label]} {score:.5f} at {box.tolist()}")
             least = min(least, iou)
-    print(f"{'detections':14} ours {len(result)}, torchvision {len(theirs['boxes'])}; of partners boxes differ by up to "
+    print(f"{'detections':14} ours {len(result)}, torchvision {len(theirs['boxes'])}; of partners, boxes differ by "
           f"{boxes:.4f} px, scores by {scores:.1e}, masks in {pixels} pixels, least IoU {least:.4f}")  # fmt: skip
     return not lost and least >= 0.99
 
@@ -210,11 +219,15 @@ def side_by_side(result: Any, theirs: dict[str, torch.Tensor], out: Path) -> Non
         roi_masks=theirs["roi_masks"],
     )  # fmt: skip
     drawn = [maskrcnn.draw(side) for side in (left, result)]
-    PIL.Image.fromarray(np.concatenate([drawn[0], np.full_like(drawn[0][:, :8], 255), drawn[1]], axis=1)).save(out)
+    PIL.Image.fromarray(
+        np.concatenate([drawn[0], np.full_like(drawn[0][:, :8], 255), drawn[1]], axis=1)
+    ).save(out)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("weights", nargs="?", type=Path)
     parser.add_argument("image", nargs="?")
     parser.add_argument("--peer", help="interpreter of an environment with torchvision")
@@ -240,7 +253,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "image.npy", image.pixels)
-        (folder / "job.json").write_text(json.dumps({"weights": str(options.weights.resolve()), "settings": settings}))
+        (folder / "job.json").write_text(
+            json.dumps({"weights": str(options.weights.resolve()), "settings": settings})
+        )
         subprocess.run([options.peer, __file__, "--folder", name], check=True)
         theirs = {k: torch.from_numpy(v) for k, v in np.load(folder / "theirs.npz").items()}
     print(f"maskrcnn {maskrcnn.__version__} on torch {torch.__version__}; {model.extra_repr()}")

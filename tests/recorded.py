@@ -168,9 +168,8 @@ def proposed(recording: Recording, batch: ImageBatch, config: Config) -> list[Te
         rows_of: dict[tuple[float, ...], list[int]] = {}
         for row in index[big].tolist():
             rows_of.setdefault((*boxes[row].tolist(), probability[row].item()), []).append(row)
-        rows.append(
-            torch.tensor([rows_of[*b, s].pop(0) for b, s in zip(kept.boxes.tolist(), kept.scores.tolist(), strict=True)])
-        )
+        pairs = zip(kept.boxes.tolist(), kept.scores.tolist(), strict=True)
+        rows.append(torch.tensor([rows_of[(*box, score)].pop(0) for box, score in pairs]))
     return rows
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.config import MATTERPORT, NATIVE, Config, Dialect
+from maskrcnn.config import MATTERPORT, NATIVE, TORCHVISION, Config, Dialect
 from maskrcnn.errors import ConfigError
 from maskrcnn.explain import write_page
 from maskrcnn.explain.page import page
@@ -19,6 +19,8 @@ from maskrcnn.explain.pool import rounding
 from maskrcnn.explain.sampling import level_of, readings
 from maskrcnn.explain.study import Followed, Study, default_instance, rivals, study
 from maskrcnn.model import MaskRCNN
+from maskrcnn.model.pooling import SCALES
+from maskrcnn.ops.roi_align import roi_align
 from maskrcnn.records import Image, Result
 
 VOID = {"meta", "img", "br", "input", "hr", "link"}
@@ -154,7 +156,9 @@ def test_matterport_page_shows_its_own_points_between_roipool_and_roialign() -> 
     seen, followed = follow(model(MATTERPORT), picture())
     html = page(seen)
     check_page(html)
-    pool, own, align = readings(seen, followed, level_of(followed.proposal, seen.padded, seen.config).k)
+    pool, own, align = readings(
+        seen, followed, level_of(followed.proposal, seen.padded, seen.config, seen.scales).k
+    )
     assert (pool.name, own.name, align.name) == ("RoIPool", "crop_and_resize", "RoIAlign")
     assert (len(pool.points), len(own.points), len(align.points)) == (0, 49, 196)
     assert [r.own for r in (pool, own, align)] == [False, True, False]
@@ -181,7 +185,7 @@ def sampled(features: np.ndarray, points: np.ndarray, border: bool) -> np.ndarra
 )
 def test_the_points_drawn_give_what_the_model_pooled(dialect: Dialect) -> None:
     seen, followed = follow(model(dialect), picture())
-    k = level_of(followed.proposal, seen.padded, seen.config).k
+    k = level_of(followed.proposal, seen.padded, seen.config, seen.scales).k
     features = seen.trace.pyramid[k - 2][0].numpy()
     for reading in readings(seen, followed, k)[1:]:
         values = sampled(features, reading.points, border=reading.name != "crop_and_resize")
@@ -196,7 +200,7 @@ def test_the_points_drawn_give_what_the_model_pooled(dialect: Dialect) -> None:
 
 def test_the_bins_drawn_give_what_roipool_pooled() -> None:
     seen, followed = follow(model(), picture(), 1)
-    k = level_of(followed.proposal, seen.padded, seen.config).k
+    k = level_of(followed.proposal, seen.padded, seen.config, seen.scales).k
     pool, features = readings(seen, followed, k)[0], seen.trace.pyramid[k - 2][0]
     for i, (top, bottom) in enumerate(pool.bins_y):
         for j, (left, right) in enumerate(pool.bins_x):
@@ -217,9 +221,9 @@ def test_rounding_is_told_in_pixels_of_the_photo() -> None:
 
 def test_level_of_a_224_box_is_4_in_both_rules() -> None:
     box = torch.tensor([0.0, 0.0, 224.0, 224.0])
-    level = level_of(box, (512, 512), model().config)
+    level = level_of(box, (512, 512), model().config, SCALES)
     assert (level.side, level.value, level.k) == (224.0, 4.0, 4)
-    assert level_of(box, (1024, 1024), model(MATTERPORT).config).k == 4
+    assert level_of(box, (1024, 1024), model(MATTERPORT).config, SCALES).k == 4
 
 
 def test_the_page_says_the_numbers_of_the_trace() -> None:
@@ -268,3 +272,19 @@ def test_the_default_instance_is_neither_tiny_nor_everything() -> None:
 def test_the_page_of_a_12_megapixel_photo_is_below_3_megabytes(tmp_path: Path) -> None:
     path = write_page(model(), picture(3000, 4000), tmp_path / "large.html")
     assert path.stat().st_size < 3_000_000
+
+
+def test_the_maps_of_a_flat_picture_are_taken_as_torchvision_takes_them() -> None:
+    """17 rows are padded to 32, so P2 has 8: 8 / 17 is next to a half, and every level moves by one."""
+    seen = study(model(TORCHVISION, min_size=17, max_size=300), picture(17, 200), None)
+    assert seen.scales == (1 / 2, 1 / 4, 1 / 8, 1 / 16)
+    assert (seen.stride(2), seen.stride(5)) == (2, 16)
+    assert seen.followed is not None
+    at = level_of(seen.followed.proposal, seen.padded, seen.config, seen.scales)
+    assert at.k == int(np.clip(np.floor(at.value + 1e-6) + 1, 2, 5))
+    box, image = seen.followed.proposal[None], torch.zeros(1, dtype=torch.int64)
+    wanted = roi_align(seen.trace.pyramid[at.k - 2], box, image, 7, 1 / seen.stride(at.k), 2, aligned=False)
+    assert torch.allclose(seen.trace.roi_features[seen.followed.roi], wanted[0], atol=1e-6)
+    own = next(reading for reading in readings(seen, seen.followed, at.k) if reading.own)
+    assert np.allclose(np.array(own.box[:2]) - 0.5, seen.followed.proposal[:2] / seen.stride(at.k))
+    assert "measures the maps against the picture without padding" in page(seen)

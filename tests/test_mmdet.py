@@ -139,3 +139,97 @@ def test_sizes_are_mmdetections():
     config = Config(names=("a",), dialect=MMDETECTION)
     assert resized_size((900, 1500), config) == (800, 1333)
     assert resized_size((480, 640), config) == (800, 1067)
+
+
+V2 = """
+model = dict(
+    type='MaskRCNN',
+    backbone=dict(type='ResNet', depth=50, style='pytorch'),
+    rpn_head=dict(
+        anchor_generator=dict(type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0, 1.0, 1.0, 1.0])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2, aligned=False)),
+        mask_roi_extractor=dict(roi_layer=dict(type='RoIAlign', output_size=28, sampling_ratio=0)),
+        bbox_head=dict(bbox_coder=dict(target_stds=[0.05, 0.05, 0.1, 0.1]))),
+    test_cfg=dict(
+        rpn=dict(nms_pre=500, max_per_img=300, nms=dict(type='nms', iou_threshold=0.6), min_bbox_size=0),
+        rcnn=dict(score_thr=0.1, nms=dict(type='nms', iou_threshold=0.4), max_per_img=50, mask_thr_binary=0.5)))
+img_norm_cfg = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True)
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='MultiScaleFlipAug', img_scale=(1000, 600), flip=False, transforms=[
+        dict(type='Resize', keep_ratio=True), dict(type='Normalize', **img_norm_cfg)]),
+]
+"""
+V3 = """
+test_pipeline = [dict(type='LoadImageFromFile'), dict(keep_ratio=True, scale=(1000, 600), type='Resize')]
+model = dict(test_cfg=dict(rcnn=dict(score_thr=0.2)))
+data_preprocessor = dict(mean=[3.0, 2.0, 1.0], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
+"""
+
+
+def test_sizes_thresholds_and_anchors_are_read_from_the_text(tmp_path, arrays):
+    config = load(tmp_path, {"meta": {"config": V2}, "state_dict": arrays}).config
+    assert (config.min_size, config.max_size) == (600, 1000)
+    assert (config.rpn_nms, config.pre_nms, config.proposals) == (0.6, 500, 300)
+    assert (config.score, config.nms, config.max_detections) == (0.1, 0.4, 50)
+    assert config.anchor_sizes == ((16,), (32,), (64,), (128,), (256,))
+    assert config.box_std == (0.05, 0.05, 0.1, 0.1)
+    assert (config.dialect.roi_op, config.dialect.sampling_ratio, config.mask_size) == ("align_legacy", 2, 56)
+    assert config.mean == (1, 2, 3)
+    given = load(
+        tmp_path, {"meta": {"config": V2}, "state_dict": arrays}, score=0.7, min_size=800, max_size=1333
+    )
+    assert (given.config.score, given.config.min_size, given.config.nms) == (0.7, 800, 0.4)
+
+
+def test_the_text_of_version_3(tmp_path, arrays):
+    model = load(tmp_path, {"meta": {"cfg": V3}, "state_dict": arrays})
+    assert (model.config.min_size, model.config.max_size, model.config.score) == (600, 1000, 0.2)
+    assert model.config.mean == (1, 2, 3)  # blue first in the file
+    assert torch.equal(model.backbone.stem.weight, arrays["backbone.conv1.weight"].flip(1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model = __import__('os').system('touch sprung')",
+        "model = dict(test_cfg=dict(rcnn=open('sprung', 'w')))",
+        "model = [x for x in (1).__class__.__mro__]",
+        "model = " + "(" * 3000 + "1" + ")" * 3000,
+        "model = " + "-" * 5000 + "1",
+        "model = dict(test_cfg={'rpn': {'nms_pre': 'many'}, 'rcnn': {'score_thr': True}})",
+        "a = [1]\n" + "\n".join(f"{chr(97 + i)} = [{chr(97 + i - 1)}] * 2" for i in range(1, 20)),
+        "a = []\n" + "a = [dict(type='x', transforms=a), dict(transforms=a)]\n" * 60 + "test_pipeline = a",
+        "model = dict(test_cfg=dict(rpn=[]), rpn_head=dict(anchor_generator=dict(ratios=[2.0, 1.0])))",
+        "\0",
+        "this is no Python",
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_a_text_is_never_run_and_what_is_not_understood_has_the_defaults(tmp_path, monkeypatch, arrays, text):
+    monkeypatch.chdir(tmp_path)
+    model = load(tmp_path, {"meta": {"config": text}, "state_dict": arrays})
+    assert not (tmp_path / "sprung").exists()
+    assert (model.config.score, model.config.pre_nms, model.config.mean) == (
+        0.05,
+        1000,
+        (123.675, 116.28, 103.53),
+    )
+
+
+def test_anchors_of_several_sizes_are_listed_ratio_by_ratio(tmp_path, arrays):
+    """Ours are listed size by size: 2 sizes of ratio 0.5, of 1 and of 2 become 3 ratios of each size."""
+    state = dict(arrays)
+    rows = torch.arange(6.0)
+    state["rpn_head.rpn_cls.weight"], state["rpn_head.rpn_cls.bias"] = torch.zeros(6, 16, 1, 1), rows
+    state["rpn_head.rpn_reg.weight"] = torch.zeros(24, 16, 1, 1)
+    state["rpn_head.rpn_reg.bias"] = rows.repeat_interleave(4) * 10 + torch.arange(4.0).repeat(6)
+    sizes = tuple((s, 1.5 * s) for s in (32, 64, 128, 256, 512))
+    model = load(tmp_path, {"state_dict": state}, anchor_sizes=sizes)
+    assert model.rpn.objectness.bias.tolist() == [0, 2, 4, 1, 3, 5]
+    assert model.rpn.deltas.bias[:8].tolist() == [0, 1, 2, 3, 20, 21, 22, 23]
+    back = mmdet.write(model.config, model.state_dict())["state_dict"]
+    assert torch.equal(back["rpn_head.rpn_cls.bias"], rows)
+    assert torch.equal(back["rpn_head.rpn_reg.bias"], state["rpn_head.rpn_reg.bias"])

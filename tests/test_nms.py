@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from conftest import DATA
+from maskrcnn.config import Config
 from maskrcnn.ops.nms import _blockwise, nms, top_k
 
 THRESHOLDS = ["0.3", "0.5", "0.7"]
@@ -77,3 +78,35 @@ def test_exports_as_one_node() -> None:
     n = torch.export.Dim("n", min=2, max=4096)
     program = torch.export.export(Keep(), (boxes, scores), dynamic_shapes=({0: n}, {0: n}))
     assert torch.equal(program.module()(boxes[:100], scores[:100]), Keep()(boxes[:100], scores[:100]))
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_shifted_boxes_give_the_list_of_torchvision(threshold: str) -> None:
+    boxes, scores, ops = recorded("torchvision")
+    groups = torch.from_numpy(ops["nms_classes"])
+    kept = nms(boxes, scores, float(threshold), groups, shift_up_to=1000)
+    assert kept.tolist() == ops[f"batched_nms_trick_keep_{threshold}"].tolist()
+
+
+def test_a_shift_rounds_coordinates() -> None:
+    """IoU 0.5 and a millionth; shifted by 90 * 1001, where float32 has steps of 1/128, the boxes end at 1 and 2."""
+    boxes = torch.tensor([[0.0, 0, 2, 1], [0, 0, 1.00001, 1], [999, 999, 1000, 1000]])
+    scores, groups = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([90, 90, 0])
+    assert nms(boxes, scores, 0.5, groups).tolist() == [0, 2]
+    assert nms(boxes, scores, 0.5, groups, shift_up_to=3).tolist() == [0, 1, 2]
+    assert nms(boxes, scores, 0.5, groups, shift_up_to=2).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("block", [None, 2])
+def test_the_limit_is_not_rounded_to_float32(block: int | None) -> None:
+    """3 / 10 is 0.30000001 in float32: above 0.3, not above 0.3 in float32."""
+    boxes, scores = torch.tensor([[0.0, 0, 10, 1], [0, 0, 3, 1]]), torch.tensor([0.9, 0.8])
+    assert (boxes[1, 2] / boxes[0, 2]).item() > 0.3
+    for limit, kept in ((0.3, [0]), (float(np.float32(0.3)), [0, 1])):
+        if block is None:
+            assert nms(boxes, scores, limit).tolist() == kept
+        else:
+            assert _blockwise(boxes, torch.zeros(2, dtype=torch.int64), limit, 2, block).tolist() == kept
+    plain = Config(names=("a",))
+    assert plain.overlap(0.3) == 0.3
+    assert plain.with_options(dialect="matterport").overlap(0.3) == float(np.float32(0.3))

@@ -188,6 +188,16 @@ MASKRCNN_BENCHMARK = Dialect(
 
 DETECTRON = replace(MASKRCNN_BENCHMARK, size_rounding="half_even", resampler="opencv_float")
 
+DIALECTS = {
+    "native": NATIVE,
+    "matterport": MATTERPORT,
+    "torchvision": TORCHVISION,
+    "detectron2": DETECTRON2,
+    "mmdetection": MMDETECTION,
+    "maskrcnn_benchmark": MASKRCNN_BENCHMARK,
+    "detectron": DETECTRON,
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -293,7 +303,7 @@ class Config:
         return struct.unpack("f", struct.pack("f", limit))[0] if self.dialect.rounded_overlap else limit
 
     def with_options(self, **options: Any) -> Config:
-        """Replace fields of this configuration or of its dialect, by name.
+        """Replace fields of this configuration or of its dialect, by name; ``dialect`` may be a name of `DIALECTS`.
 
         Raises ConfigError for a name that neither has, listing those there are.
         """
@@ -303,9 +313,12 @@ class Config:
         if unknown:
             known = ", ".join(sorted(own | spoken))
             raise ConfigError(f"unknown option {', '.join(unknown)}; there are: {known}")
-        dialect = dataclasses.replace(
-            options.get("dialect", self.dialect), **{k: v for k, v in options.items() if k in spoken}
-        )
+        base = options.get("dialect", self.dialect)
+        if isinstance(base, str):
+            if base not in DIALECTS:
+                raise ConfigError(f"dialect: want one of {', '.join(DIALECTS)}, got {base!r}")
+            base = DIALECTS[base]
+        dialect = dataclasses.replace(base, **{k: v for k, v in options.items() if k in spoken})
         fields = {k: _tuples(v) for k, v in options.items() if k in own}
         return dataclasses.replace(self, **{**fields, "dialect": dialect})
 

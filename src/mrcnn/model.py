@@ -21,7 +21,7 @@ from maskrcnn.legacy.graph import served
 from maskrcnn.legacy.training import Lesson, Trainer, TrainingPass
 from maskrcnn.model.restore import restore
 from maskrcnn.records import Image, ImageBatch, Result
-from maskrcnn.weights.download import fetch, home
+from maskrcnn.weights import MODELS
 
 from . import training, utils
 from .generator import (
@@ -76,10 +76,6 @@ __all__ = [
     "rpn_class_loss_graph", "rpn_graph", "smooth_l1_loss", "trim_zeros_graph", "unmold_image",
 ]  # fmt: skip
 
-IMAGENET_URL = (
-    "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/"
-    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
 RUN = re.compile(r".*[/\\][\w-]+(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})[/\\]mask\_rcnn\_[\w-]+(\d{4})\.h5")
 HEADS = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)"
 LAYERS = {
@@ -187,7 +183,7 @@ class MaskRCNN:
 
     def get_imagenet_weights(self) -> str:
         """The path of Keras's ResNet-50 of ImageNet, fetched where it is not there. Raises DownloadError."""
-        return str(fetch(IMAGENET_URL, home() / IMAGENET_URL.rsplit("/", 1)[-1]))
+        return str(MODELS["keras-resnet50"].fetch())
 
     def set_log_dir(self, model_path: str | None = None) -> None:
         """Set ``log_dir``, ``checkpoint_path`` and ``epoch``: those of the run of a checkpoint, or new ones."""

@@ -34,7 +34,7 @@ def models(debug: Debug = False) -> None:
         size = model.path.stat().st_size if model.present else model.size
         table.add_row(
             f"[bold]{model.name}[/]" + (" (default)" if model.name == DEFAULT else ""),
-            str(len(model.names)) if model.classes or model.present else "?",
+            "-" if model.backbone else str(len(model.names)) if model.classes or model.present else "?",
             f"{model.box_ap:.1f}" if model.box_ap is not None else "-",
             f"{model.mask_ap:.1f}" if model.mask_ap is not None else "-",
             f"{size / 1e6:.0f} MB" if size is not None else "-",

@@ -212,7 +212,7 @@ def instance_table(study: Study) -> str:
     for i in range(len(result)):
         mine = study.followed is not None and study.followed.instance == i
         swatch = f'<i class="swatch" style="background:rgb{colour(i)}"></i>{i}'
-        level = level_of(boxes[i], study.padded, study.config).k
+        level = level_of(boxes[i], study.padded, study.config, study.scales).k
         rows.append((
             swatch, escape(result.class_names[i]) + (" <b>followed below</b>" if mine else ""),
             f"{result.scores[i]:.3f}", ", ".join(f"{v:.0f}" for v in result.boxes[i].tolist()),

@@ -109,7 +109,7 @@ def _way(seen: Study) -> str:
     ]
     if seen.followed is not None:
         level, size, m = (
-            level_of(seen.followed.proposal, seen.padded, config).k,
+            level_of(seen.followed.proposal, seen.padded, config, seen.scales).k,
             config.box_pool,
             config.mask_size,
         )

@@ -17,7 +17,7 @@ PAPER = "Mask R-CNN §3, “RoIAlign”, figure 3, table 2c; Fast R-CNN §2.1; F
 
 
 def step_pooling(study: Study, followed: Followed) -> str:
-    level = level_of(followed.proposal, study.padded, study.config)
+    level = level_of(followed.proposal, study.padded, study.config, study.scales)
     shown = readings(study, followed, level.k)
     pool, align = shown[0], shown[-1]
     channel = int(align.output.float().flatten(1).std(1, unbiased=False).argmax())
@@ -43,9 +43,10 @@ def step_pooling(study: Study, followed: Followed) -> str:
 
 def rounding(study: Study, followed: Followed, pool: Reading, k: int) -> tuple[float, float, float, float]:
     """How far rounding moves left, top, right and bottom, in pixels of the photo; right and down positive."""
-    exact = [v / 2**k for v in followed.proposal.tolist()]
+    stride = study.stride(k)
+    exact = [v / stride for v in followed.proposal.tolist()]
     moved = [
-        (r - e) * 2**k / study.scale[i % 2] for i, (r, e) in enumerate(zip(pool.box, exact, strict=True))
+        (r - e) * stride / study.scale[i % 2] for i, (r, e) in enumerate(zip(pool.box, exact, strict=True))
     ]
     return moved[0], moved[1], moved[2], moved[3]
 
@@ -57,21 +58,29 @@ def _which_level(study: Study, followed: Followed, level: Level) -> str:
     free = (
         (round(level.value) if end else math.floor(level.value + 1e-6)) if math.isfinite(level.value) else 2
     )
-    cut = "" if free == level.k else f", kept within 2 to 5: <b>{level.k}</b>"
+    finer = free + level.shift
+    cut = f" + {level.shift} = {finer}" if level.shift else ""
+    cut += "" if finer == level.k else f", kept within 2 to 5: <b>{level.k}</b>"
+    note = (
+        " The picture is so flat that padding nearly doubles its height; the model’s framework, which measures the"
+        " maps against the picture without padding, takes each for one of half its stride."
+        if level.shift
+        else ""
+    )
     value = number(level.value, 2) if math.isfinite(level.value) else "−∞"
     return (
         f"<p>The proposal measures {number(w)} × {number(h)} pixels of the input, "
-        f'so it is read from <b class="k{level.k - 2}">P{level.k}</b> (stride {2**level.k}):</p>'
+        f'so it is read from <b class="k{level.k - 2}">P{level.k}</b> (stride {number(study.stride(level.k))}):</p>'
         f'<p class="formula">k = {left}4 + log<sub>2</sub>(√(w·h) / 224){right}'
         f" = {left}4 + log<sub>2</sub>({number(level.side)} / 224){right} = {left}{value}{right} ="
         f" {free}{cut}</p>"
-        f'<p class="note">224 is the side of ImageNet’s training pictures; the value is {done}.</p>'
+        f'<p class="note">224 is the side of ImageNet’s training pictures; the value is {done}.{note}</p>'
     )
 
 
 def _grid(study: Study, followed: Followed, reading: Reading, k: int, channel: int, view: View) -> str:
     """The region over the cells of one channel, or over the input, with what the operation reads."""
-    features, stride = study.trace.pyramid[k - 2], 2**k
+    features, stride = study.trace.pyramid[k - 2], study.stride(k)
     x, y, w, h = (int(v) for v in view)
     cells = features[0, channel, y : y + h, x : x + w].float().cpu().numpy()
     exact = [v / stride for v in followed.proposal.tolist()]
@@ -114,7 +123,7 @@ def _per_bin(reading: Reading, size: int) -> str:
 
 def _view(study: Study, followed: Followed, shown: list[Reading], k: int) -> View:
     """Whole cells of the map that hold all that is read, with a margin of a tenth."""
-    features, exact = study.trace.pyramid[k - 2], [v / 2**k for v in followed.proposal.tolist()]
+    features, exact = study.trace.pyramid[k - 2], [v / study.stride(k) for v in followed.proposal.tolist()]
     low = [min(exact[i], *(r.box[i] for r in shown)) for i in (0, 1)]
     high = [max(exact[i], *(r.box[i] for r in shown)) for i in (2, 3)]
     margin = 1 + 0.1 * max(high[0] - low[0], high[1] - low[1])
@@ -155,7 +164,7 @@ def _loss(study: Study, followed: Followed, pool: Reading, align: Reading, k: in
         f" down are"
         f" positive), up to {100 * most:.0f} % of the region’s own {number(width, 0)} × {number(height, 0)}"
         f" pixels;"
-        f" one cell of P{k} spans {number(2**k / study.scale[0])} of them. RoIAlign moves nothing: run over"
+        f" one cell of P{k} spans {number(study.stride(k) / study.scale[0])} of them. RoIAlign moves nothing: run over"
         f" the rounded"
         f" box instead, its own output changes by {100 * alone:.0f} %. A class may survive that; a mask,"
         f" which wants the exact pixels, suffers."

@@ -7,6 +7,7 @@ divided by the stride is in the same unit.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,22 +45,27 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """Why a region goes to its level: side in pixels, the value before rounding, the level k (2 for P2)."""
+    """Why a region goes to its level: side in pixels, the value before rounding, the level k (2 for P2).
+
+    shift : what is added to the rounded value, since the maps are taken to be finer than they are
+    """
 
     side: float
     value: float
     k: int
+    shift: int
 
 
-def level_of(box: Tensor, padded: Size, config: Config) -> Level:
-    """FPN, eq. 1, with its numbers for one box (4,)."""
+def level_of(box: Tensor, padded: Size, config: Config, scales: Sequence[float]) -> Level:
+    """FPN, eq. 1, with its numbers for one box (4,); ``scales`` as of `pooled_scales`."""
     end = 1.0 if config.dialect.level_rule == "round" else 0.0
     w, h = (shrink(box, end)[2:] - box[:2]).clamp(min=0).tolist()
     side = math.sqrt(w * h)
     if end:  # measured in units of (size - 1), then scaled by the full size
         side *= math.sqrt(padded[0] * padded[1] / ((padded[0] - 1) * (padded[1] - 1)))
     value = 4 + math.log2(side / 224) if side > 0 else -math.inf
-    return Level(side, value, int(roi_levels(box[None], padded, config)) + 2)
+    shift = 2 + round(math.log2(scales[0]))
+    return Level(side, value, int(roi_levels(box[None], padded, config, scales)) + 2, shift)
 
 
 @torch.inference_mode()
@@ -69,7 +75,7 @@ def readings(study: Study, followed: Followed, k: int) -> list[Reading]:
     The model's own output is the trace's.
     """
     config, dialect = study.config, study.config.dialect
-    features, stride, size = study.trace.pyramid[k - 2], float(2**k), config.box_pool
+    features, stride, size = study.trace.pyramid[k - 2], study.stride(k), config.box_pool
     box, image = (
         followed.proposal.to(features.device)[None],
         torch.zeros(1, dtype=torch.long, device=features.device),
@@ -100,7 +106,7 @@ def readings(study: Study, followed: Followed, k: int) -> list[Reading]:
 
 def align_rounded(study: Study, pool: Reading, k: int) -> Tensor:
     """(c, 7, 7) of RoIAlign over RoIPool's rounded box: what the rounding alone does."""
-    features, stride = study.trace.pyramid[k - 2], float(2**k)
+    features, stride = study.trace.pyramid[k - 2], study.stride(k)
     box = torch.tensor([pool.box], device=features.device) * stride
     image = torch.zeros(1, dtype=torch.long, device=features.device)
     return roi_align(features, box, image, study.config.box_pool, 1 / stride, 2)[0]

@@ -13,7 +13,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..model import MaskRCNN
 from ..model.box_head import detect
-from ..model.pooling import pool_rois
+from ..model.pooling import pool_rois, pooled_scales
 from ..model.restore import restore_boxes
 from ..ops.boxes import area, clip, decode, iou, shrink
 from ..records import Image, Result, Size, Trace
@@ -74,6 +74,15 @@ class Study:
         """Input pixels for one pixel of the photo, along x and y."""
         x1, y1, x2, y2 = self.window
         return (x2 - x1) / self.image.size[1], (y2 - y1) / self.image.size[0]
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """What the model takes for the pixels of P2..P5 for one pixel of the input."""
+        return pooled_scales(self.trace.pyramid, self.trace.batch, self.config)
+
+    def stride(self, k: int) -> float:
+        """Input pixels for one of P``k``, by the same reckoning."""
+        return 1 / self.scales[k - 2]
 
     def to_photo(self, boxes: Tensor) -> Tensor:
         """Boxes (n, 4) of the padded frame as exact pixels of the photo, not rounded, not clipped."""
@@ -137,7 +146,8 @@ def _best_proposal(model: MaskRCNN, trace: Trace) -> Followed | None:
     box = decode(deltas[None], shrink(proposal[None], end), config.box_std, config.dialect.delta_clamp)
     box = shrink(clip(box, shrink(trace.batch.windows[0], end)), -end)
     image = trace.proposals.image_index[:1]
-    features = pool_rois(trace.pyramid, box, image, trace.batch.size, config.mask_size // 2, config)
+    scales = pooled_scales(trace.pyramid, trace.batch, config)
+    features = pool_rois(trace.pyramid, box, image, trace.batch.size, config.mask_size // 2, config, scales)
     mask = model.mask(features.values, label[None])[0].sigmoid().float().cpu().numpy()
     return Followed(
         None, roi, int(label), float(scores[roi]), proposal.cpu(), box[0].cpu(), deltas.cpu(), mask

@@ -57,10 +57,14 @@ def level_anchors(level: int, grid: Sequence[int], padded: tuple[int, int], conf
     """Anchors (n, 4) of one level, 0 for P2, in the order of the head's outputs."""
     dialect, sizes, ratios = config.dialect, config.anchor_sizes[level], config.anchor_ratios
     step = 4.0 * 2**level * config.rpn_stride
-    cells = coarse_cells(sizes, ratios, step) if dialect.coarse_anchors else cell_anchors(
-        sizes, ratios, dialect.anchor_rounding
+    cells = (
+        coarse_cells(sizes, ratios, step)
+        if dialect.coarse_anchors
+        else cell_anchors(sizes, ratios, dialect.anchor_rounding)
     )
-    stride = (float(padded[0] // grid[0]), float(padded[1] // grid[1])) if dialect.grid_strides else (step, step)
+    stride = (
+        (float(padded[0] // grid[0]), float(padded[1] // grid[1])) if dialect.grid_strides else (step, step)
+    )
     return grid_anchors(cells + dialect.anchor_offset * step, (grid[0], grid[1]), stride)
 
 

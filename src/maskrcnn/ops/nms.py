@@ -1,7 +1,7 @@
 """Greedy non-maximum suppression, exact, that stops when enough boxes are kept.
 
-Overlaps are float32, the threshold is not rounded. A compiled loop on the CPU, blocks of IoU tests on a GPU; both give the same list. Registered as one operator,
-so that torch.export keeps it as a node.
+Overlaps are float32, the threshold is not rounded. A compiled loop on the CPU, blocks of IoU tests on a GPU; both
+give the same list. Registered as one operator, so that torch.export keeps it as a node.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def top_k(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "m"]:
 
 
 @torch.library.custom_op("maskrcnn::nms_sorted", mutates_args=())
-def _nms_sorted(
-    boxes: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int = 0
-) -> Tensor:
+def _nms_sorted(boxes: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int = 0) -> Tensor:
     """Positions kept of boxes (n, 4) that are already sorted by score; ``limit`` < 0 for all."""
     if 0 < boxes.shape[0] <= shift_up_to:
         boxes, groups = apart(boxes, groups), torch.zeros_like(groups)
@@ -117,7 +115,9 @@ def _blockwise(boxes: Tensor, groups: Tensor, threshold: float, limit: int, bloc
         index = torch.arange(start, min(start + block, boxes.shape[0]), device=boxes.device)
         same = groups[index][:, None] == groups[kept]
         index = index[~((iou(boxes[index], boxes[kept]).double() > threshold) & same).any(1)]
-        clash = (iou(boxes[index], boxes[index]).double() > threshold) & (groups[index][:, None] == groups[index])
+        clash = (iou(boxes[index], boxes[index]).double() > threshold) & (
+            groups[index][:, None] == groups[index]
+        )
         better = clash.tril(-1)
         alive = torch.ones(len(index), dtype=torch.bool, device=boxes.device)
         while (

@@ -112,7 +112,7 @@ def _torchvision(m: int, low: float, high: float, limit: int) -> tuple[Taps, int
 
 def _last_pixel(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
     """As `_torchvision`, for a box that ends behind its last pixel."""
-    return _torchvision(m, low, np.float32(high) - np.float32(1), limit)
+    return _torchvision(m, low, float(np.float32(high) - np.float32(1)), limit)
 
 
 def _skimage(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..config import Config
 from ..errors import ConfigError
 from ..model import MaskRCNN
-from ..weights import load
+from ..weights import is_backbone, load
 from .heads import origins
 from .loop import open_all
 
@@ -41,6 +41,10 @@ def start_model(
     names = tuple(open_all(list(data)).names)
     if weights == "none":
         return random_model(names, recipe, seed)
+    if weights != "default" and is_backbone(weights):
+        model = load(weights, names=names)
+        console.print(f"backbone: {model.extra_repr()}")
+        return model
     model = load(None if weights == "default" else weights)
     if names != model.names:
         table = Table("class", "heads", box=None, pad_edge=False)

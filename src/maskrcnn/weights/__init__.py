@@ -16,14 +16,27 @@ from ..config import Config
 from ..engines import attach
 from ..errors import ConfigError, WeightsError
 from ..model import MaskRCNN, load_arrays
-from . import detectron2, hdf5, matterport, matterport_write, mmdet, native, pickles, state_dict, torchvision
+from . import (
+    backbone,
+    benchmark,
+    detectron,
+    detectron2,
+    hdf5,
+    matterport,
+    matterport_write,
+    mmdet,
+    native,
+    pickles,
+    state_dict,
+    torchvision,
+)
 from .catalog import DEFAULT, MODELS, NamedWeights
 from .content import READABLE, recognise
 from .download import home
 from .matterport_config import read_settings, refine
 from .native import save
 
-__all__ = ["DEFAULT", "MODELS", "NamedWeights", "convert", "home", "load", "read", "save"]
+__all__ = ["DEFAULT", "MODELS", "NamedWeights", "convert", "home", "is_backbone", "load", "read", "save"]
 
 
 def load(
@@ -43,49 +56,81 @@ def load(
               attributes, or the path of a .json or .py with one, which is parsed and not run; or our `Config`
     options : fields of `Config` or `Dialect` in place of what the file says: ``score=0.5, names=["nut"]``;
               ``scoring="coco"`` for all classes at 0.05, NMS 0.5, float boxes and aligned masks on old weights;
-              and what single formats do not hold, see `torchvision.read`, `detectron2.read`, `mmdet.read`
+              ``dialect="torchvision"`` or another of `config.DIALECTS` for all that a framework does its own way;
+              and what pickles do not hold: ``input_order``, ``input_std``, ``norm_epsilon``, see `state_dict.read`,
+              and ``style``, see `mmdet.read`
+
+    A file with a classifier's backbone alone, such as torchvision's ``resnet50-0676ba61.pth``, wants ``names`` and
+    gives a network to train: what is behind the backbone is random, and it refuses to predict.
 
     Raises WeightsError for files that cannot be read or do not fit, ConfigError for settings that the arrays
     contradict, DownloadError for names that cannot be fetched.
     """
-    settings, state = read(weights, config=config, **options)
-    model = load_arrays(settings, state, DEFAULT if weights is None else weights)
+    model = _open(weights, config, options)
+    if not isinstance(model, MaskRCNN):
+        model = load_arrays(*model, DEFAULT if weights is None else weights)
     return attach(model.to(device), engine)
 
 
 def read(
-    weights: str | Path | None = None, *, config: Any = None, scoring: str | None = None, **options: Any
+    weights: str | Path | None = None, *, config: Any = None, **options: Any
 ) -> tuple[Config, dict[str, Tensor]]:
-    """Configuration and state dict (float32, CPU) of what `load` would load."""
+    """Configuration and state dict (float32, CPU) of what `load` would load.
+
+    Raises WeightsError for a backbone alone, too.
+    """
+    found = _open(weights, config, options)
+    if isinstance(found, MaskRCNN):
+        raise WeightsError(f"{weights}: a backbone alone, want a whole Mask R-CNN; train it first")
+    return found
+
+
+def is_backbone(weights: str | Path) -> bool:
+    """Whether a file or name holds the backbone of a classifier alone, to train from."""
     path = _find(weights)
-    if scoring is not None:
+    kind = recognise(path)
+    if kind == "hdf5":
+        return backbone.find_keras(path) is not None
+    if kind == "safetensors":
+        return False
+    content = pickles.read(path)
+    return backbone.find(state_dict.find_state(content), content) is not None
+
+
+def _open(
+    weights: str | Path | None, config: Any, options: dict[str, Any]
+) -> tuple[Config, dict[str, Tensor]] | MaskRCNN:
+    """What is in the file; of a backbone alone, the network that begins with it."""
+    path, options = _find(weights), dict(options)
+    if (scoring := options.pop("scoring", None)) is not None:
         options = _scoring(scoring) | options
     if isinstance(config, Config):
         options = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)} | options
         config = None
     kind = recognise(path)
+    if kind != "hdf5" and config is not None:
+        own = "holds its own" if kind == "safetensors" else "is no file of Matterport"
+        raise ConfigError(
+            f"config: {path} {own}; give single options instead, such as score=0.5, or our Config"
+        )
     if kind == "pickle":
-        if config is not None:
-            raise ConfigError(
-                f"config: {path} takes single options instead, such as score=0.5, or our Config"
-            )
         return _from_pickle(path, options)
     if kind == "safetensors":
-        if config is not None:
-            raise ConfigError(f"config: {path} holds its own; give single options instead, such as score=0.5")
         stored, state = native.read(path)
         return refine(stored, options), state
     names = hdf5.names(path)  # first, since a file of something else may be larger than memory
-    if not matterport.is_matterport(names):
-        raise WeightsError(f"{path}: no Mask R-CNN: {matterport.describe(names)}; read are {READABLE}")
     settings = None if config is None else read_settings(config)
     try:
+        if keras := backbone.find_keras(path):
+            return backbone.start(keras, str(path), options)
+        if not matterport.is_matterport(names):
+            raise WeightsError(f"no Mask R-CNN: {matterport.describe(names)}; read are {READABLE}")
         return matterport.read(hdf5.read(path), settings, **options)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
 
 
-def _from_pickle(path: Path, options: dict[str, Any]) -> tuple[Config, dict[str, Tensor]]:
+def _from_pickle(path: Path, options: dict[str, Any]) -> tuple[Config, dict[str, Tensor]] | MaskRCNN:
     content = pickles.read(path)
     arrays = state_dict.find_state(content)
     try:
@@ -95,21 +140,21 @@ def _from_pickle(path: Path, options: dict[str, Any]) -> tuple[Config, dict[str,
             return detectron2.read(arrays, **options)
         if mmdet.is_mmdet(arrays):
             return mmdet.read(arrays, content, **options)
-        raise WeightsError(
-            f"no Mask R-CNN that is known here{_instead(content, arrays)}; read are {READABLE}"
-        )
+        if benchmark.is_benchmark(arrays):
+            return benchmark.read(arrays, **options)
+        if detectron.is_detectron(arrays) and detectron.is_whole(arrays):
+            text = content.get("cfg", "") if isinstance(content, dict) else ""
+            return detectron.read(arrays, text if isinstance(text, str) else "", **options)
+        if found := backbone.find(arrays, content, options.get("style")):
+            given = {k: v for k, v in options.items() if k != "style"}
+            return backbone.start(found, str(path), given)
+        raise WeightsError(f"no Mask R-CNN that is known here{_instead(arrays)}; read are {READABLE}")
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
 
 
-def _instead(content: Any, arrays: dict[str, Tensor]) -> str:
+def _instead(arrays: dict[str, Tensor]) -> str:
     """What a pickle of something else is, for an error message."""
-    if isinstance(content, dict) and "blobs" in content:
-        return ": Caffe2 blobs of Detectron 1; load it with detectron2 and save its state_dict()"
-    if any("roi_heads.box.feature_extractor" in name for name in arrays):
-        return ": maskrcnn-benchmark, whose boxes have inclusive ends"
-    if "fc.weight" in arrays and any(name.startswith("layer4.") for name in arrays):
-        return ": a ResNet for classification, which is a backbone alone"
     return f": arrays such as {', '.join(list(arrays)[:3])}" if arrays else ": it has no arrays"
 
 

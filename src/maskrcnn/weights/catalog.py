@@ -24,6 +24,7 @@ class NamedWeights:
     source   : who published them
     classes  : names without background; empty where the shipped file has them
     box_ap, mask_ap : COCO AP (IoU 0.50 to 0.95) in percent, None where there is none
+    backbone : a classifier's, to train from; it has no classes of objects
     """
 
     name: str
@@ -36,13 +37,17 @@ class NamedWeights:
     box_ap: float | None = None
     mask_ap: float | None = None
     note: str = ""
+    backbone: bool = False
 
     @property
     def path(self) -> Path:
         """Where the file is, or will be once fetched."""
         if self.url is None:
             return SHIPPED / f"{self.name}.safetensors"
-        return home() / self.url.rsplit("/", 1)[-1]
+        file = self.url.rsplit("/", 1)[-1]
+        return home() / (
+            f"{self.name}.pkl" if file == "model_final.pkl" else file
+        )  # Detectron's are all named so
 
     @property
     def present(self) -> bool:
@@ -52,7 +57,7 @@ class NamedWeights:
     @property
     def names(self) -> tuple[str, ...]:
         """The class names; read from the file where the catalog leaves them to it."""
-        return self.classes or native.read_config(self.path).names
+        return self.classes or (() if self.backbone else native.read_config(self.path).names)
 
     def fetch(self, *, progress: bool = True) -> Path:
         """The path of the file, which is fetched first where it isn't there. Raises DownloadError.
@@ -88,7 +93,7 @@ def _torchvision(
 
 
 def _detectron2(name: str, path: str, box_ap: float, mask_ap: float, note: str) -> NamedWeights:
-    """Which hash the digits in these files' names belong to, their publisher does not say."""
+    """The digits in these files' names are of a commit, not of the file (detectron2 checkpoint/catalog.py)."""
     return NamedWeights(
         name=f"detectron2-{name}",
         url=f"https://dl.fbaipublicfiles.com/detectron2/{path}.pkl",
@@ -119,7 +124,65 @@ def _mmdet(name: str, file: str, box_ap: float, mask_ap: float, note: str) -> Na
     )
 
 
-# AP on COCO val2017, as published.
+def _detectron(name: str, path: str, box_ap: float, mask_ap: float, note: str) -> NamedWeights:
+    return NamedWeights(
+        name=f"detectron-{name}",
+        url=f"https://dl.fbaipublicfiles.com/detectron/{path}/output/train/"
+        "coco_2014_train%3Acoco_2014_valminusminival/generalized_rcnn/model_final.pkl",
+        size=None,
+        sha256=None,
+        licence="CC BY-SA 3.0; trained on COCO",
+        source="Detectron model zoo",
+        classes=COCO,
+        box_ap=box_ap,
+        mask_ap=mask_ap,
+        note=note,
+    )
+
+
+def _imagenet(name: str, url: str, licence: str, source: str, note: str) -> NamedWeights:
+    """A classifier's backbone. torchvision's names end in the first digits of the SHA-256."""
+    digits = url.removesuffix(".pth").rpartition("-")[2] if url.endswith(".pth") else None
+    return NamedWeights(name, url, None, digits, licence, source, note=note, backbone=True)
+
+
+TORCHVISION_URL = "https://download.pytorch.org/models/"
+BACKBONES = (
+    *(
+        _imagenet(
+            name, f"{TORCHVISION_URL}{file}.pth", "BSD-3-Clause (code); trained on ImageNet", "torchvision",
+            f"{note}, backbone to train from; ImageNet top-1 {top1} %",
+        )
+        for name, file, note, top1 in (
+            ("resnet18", "resnet18-f37072fd", "ResNet-18", 69.8),
+            ("resnet34", "resnet34-b627a593", "ResNet-34", 73.3),
+            ("resnet50", "resnet50-0676ba61", "ResNet-50", 76.1),
+            ("resnet50-v2", "resnet50-11ad3fa6", "ResNet-50, newer recipe", 80.9),
+            ("resnet101", "resnet101-63fe2227", "ResNet-101", 77.4),
+            ("resnet101-v2", "resnet101-cd907fc2", "ResNet-101, newer recipe", 81.9),
+            ("resnext50-32x4d", "resnext50_32x4d-7cdf4587", "ResNeXt-50 32x4d", 77.6),
+            ("resnext101-32x8d", "resnext101_32x8d-8ba56ff5", "ResNeXt-101 32x8d", 79.3),
+        )
+    ),
+    *(
+        _imagenet(
+            f"msra-{name.lower().replace('-', '')}",
+            f"https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/{name}.pkl",
+            "CC BY-SA 3.0; trained on ImageNet", "MSRA, as Detectron2 gives it",
+            f"ResNet-{name[2:]}, backbone to train from, with the stride in the first 1x1",
+        )
+        for name in ("R-50", "R-101")
+    ),
+    _imagenet(
+        "keras-resnet50",
+        "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/"
+        "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "MIT (code); trained on ImageNet", "Keras",
+        "ResNet-50, backbone to train from; what Matterport's get_imagenet_weights fetches",
+    ),
+)  # fmt: skip
+
+# AP on COCO val2017, as published; Detectron's on the same pictures, then called minival2014.
 PUBLISHED = (
     _torchvision("r50-fpn", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", None, 37.9, 34.6, "ResNet-50"),
     _torchvision(
@@ -186,6 +249,41 @@ PUBLISHED = (
         43.7,
         "ResNet-101 from scratch, 400 epochs with large jitter",
     ),
+    _detectron(
+        "r50-fpn-1x",
+        "35858933/12_2017_baselines/e2e_mask_rcnn_R-50-FPN_1x.yaml.01_48_14.DzEQe4wC",
+        37.7,
+        33.9,
+        "ResNet-50, 12 epochs",
+    ),
+    _detectron(
+        "r101-fpn-1x",
+        "35861795/12_2017_baselines/e2e_mask_rcnn_R-101-FPN_1x.yaml.02_31_37.KqyEK4tT",
+        40.0,
+        35.9,
+        "ResNet-101, 12 epochs",
+    ),
+    _detectron(
+        "r101-fpn-2x",
+        "35861858/12_2017_baselines/e2e_mask_rcnn_R-101-FPN_2x.yaml.02_32_51.SgT4y1cO",
+        40.9,
+        36.4,
+        "ResNet-101, 24 epochs",
+    ),
+    _detectron(
+        "x101-32x8d-fpn-1x",
+        "36761843/12_2017_baselines/e2e_mask_rcnn_X-101-32x8d-FPN_1x.yaml.06_35_59.RZotkLKI",
+        42.1,
+        37.3,
+        "ResNeXt-101 32x8d, 12 epochs",
+    ),
+    _detectron(
+        "x101-64x4d-fpn-1x",
+        "36494496/12_2017_baselines/e2e_mask_rcnn_X-101-64x4d-FPN_1x.yaml.07_50_11.fkwVtEvg",
+        42.4,
+        37.5,
+        "ResNeXt-101 64x4d, 12 epochs",
+    ),
     _mmdet(
         "r50-fpn-1x", "mask_rcnn_r50_fpn_1x_coco_20200205-d4b0c5d6", 38.2, 34.7, "ResNet-50, 12 epochs"
     ),
@@ -209,6 +307,20 @@ PUBLISHED = (
         40.9,
         37.1,
         "ResNet-50, 36 epochs at many sizes",
+    ),
+    _mmdet(
+        "r50-caffe-fpn-ms-3x",
+        "mask_rcnn_r50_caffe_fpn_mstrain-poly_3x_coco_bbox_mAP-0.408__segm_mAP-0.37_20200504_163245-42aa3d00",
+        40.8,
+        37.0,
+        "ResNet-50 caffe, 36 epochs at many sizes",
+    ),
+    _mmdet(
+        "r101-caffe-fpn-ms-3x",
+        "mask_rcnn_r101_caffe_fpn_mstrain-poly_3x_coco_20210526_132339-3c33ce02",
+        42.9,
+        38.5,
+        "ResNet-101 caffe, 36 epochs at many sizes",
     ),
     _mmdet(
         "r101-fpn-2x",
@@ -266,5 +378,6 @@ MODELS: dict[str, NamedWeights] = {
             note="ResNet-101; AP on COCO 2014 minival as quoted by multimodallearning/pytorch-mask-rcnn",
         ),
         *PUBLISHED,
+        *BACKBONES,
     )
 }

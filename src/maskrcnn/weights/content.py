@@ -9,7 +9,10 @@ from typing import Literal
 from ..errors import WeightsError
 from .pickles import is_pickle
 
-READABLE = "the formats of Matterport, torchvision, detectron2, MMDetection and maskrcnn itself"
+READABLE = (
+    "the formats of Matterport, torchvision, detectron2, Detectron, maskrcnn-benchmark, MMDetection "
+    "and maskrcnn itself"
+)
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 

@@ -72,7 +72,7 @@ def read(arrays: Mapping[str, Tensor], **options: Any) -> tuple[Config, dict[str
     ResNeXts with stride in the 3x3 and one. A model that was trained otherwise (from torchvision's ImageNet
     weights, say) needs options:
 
-    stride_in_1x1 : as any field of `Config`
+    stride_in_1x1 : as any field of `Config`; ``anchor_offset=0.5`` for ANCHOR_GENERATOR.OFFSET 0.5
     input_order   : ``"RGB"`` where it was trained with INPUT.FORMAT RGB
     input_std     : MODEL.PIXEL_STD, in that order
     mean          : as any field of `Config`, in red, green, blue
@@ -93,10 +93,10 @@ def read(arrays: Mapping[str, Tensor], **options: Any) -> tuple[Config, dict[str
         name.endswith("res2.0.conv2.weight") and value.ndim == 4 and value.shape[0] != value.shape[1]
         for name, value in arrays.items()
     )
-    bgr = options.pop("input_order", "BGR") != "RGB"
+    bgr = options.get("input_order", "BGR") != "RGB"
     std = _buffer(arrays, "pixel_std") or (X101_STD_BGR if grouped else (1.0, 1.0, 1.0))
     mean = _buffer(arrays, "pixel_mean") or (MEAN_BGR if bgr else MEAN_BGR[::-1])
-    conventions = Conventions(TABLE, KNOWN, bgr=bgr, std=tuple(options.pop("input_std", std)))
+    conventions = Conventions(TABLE, KNOWN, bgr=bgr, std=std)
     fields = {"dialect": DETECTRON2, "stride_in_1x1": not grouped, "mean": mean[::-1] if bgr else mean}
     return state_dict.read(arrays, conventions, fields, options)
 

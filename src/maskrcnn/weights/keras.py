@@ -143,7 +143,7 @@ def load_into(
     Returns the layers that were left. Raises WeightsError where nothing fits, or a shape differs; then no array
     has changed.
     """
-    found = {_keras2(key): array for key, array in by_layer(hdf5.read(path))[0].items()}
+    found = keras_names(hdf5.read(path))
     wanted = [layer for layer in network if layer.keys and not {layer.name, layer.group} & set(exclude)]
     plan: dict[str, np.ndarray | None] = {}
     left, wrong = [layer.name for layer in network if layer.keys and layer not in wanted], []
@@ -173,6 +173,11 @@ def load_into(
         with torch.no_grad():
             arrays[key].copy_(torch.zeros(()) if array is None else torch.from_numpy(np.asarray(array)))
     return left
+
+
+def keras_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file by ``layer/parameter``, as Keras 2 names them; files of Keras 1 too."""
+    return {_keras2(key): array for key, array in by_layer(arrays)[0].items()}
 
 
 def _keras2(key: str) -> str:

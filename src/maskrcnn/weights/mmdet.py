@@ -7,15 +7,15 @@ Source: mmdet 3.3.0, configs/_base_/models/mask-rcnn_r50_fpn.py, models/{backbon
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from ..config import MMDETECTION, Config
+from ..config import MMDETECTION, Config, Dialect
 from ..errors import ConfigError, WeightsError
-from . import state_dict
+from . import mmdet_config, state_dict
 from .state_dict import Conventions
 
 TABLE = (
@@ -83,7 +83,7 @@ def read(arrays: Mapping[str, Tensor], content: Any, **options: Any) -> tuple[Co
             "this is not built here"
         )
     names, text = _metadata(content)
-    style = options.pop("style", None) or _style(text) or "pytorch"
+    style = options.pop("style", None) or mmdet_config.style(text) or "pytorch"
     if style not in ("pytorch", "caffe"):
         raise ConfigError(f"style: want 'pytorch' or 'caffe', got {style!r}")
     order, mean, std = _normalisation(text, style)
@@ -92,9 +92,14 @@ def read(arrays: Mapping[str, Tensor], content: Any, **options: Any) -> tuple[Co
         "stride_in_1x1": style == "caffe",
         "mean": mean[::-1] if order == "BGR" else mean,
     }
+    said = mmdet_config.settings(text)
+    spoken = {f.name for f in dataclasses.fields(Dialect)}
+    fields["dialect"] = dataclasses.replace(MMDETECTION, **{k: v for k, v in said.items() if k in spoken})
+    fields |= {k: v for k, v in said.items() if k not in spoken}
     if names:
         fields["names"] = names
-    return state_dict.read(arrays, Conventions(TABLE, KNOWN, bgr=order == "BGR", std=std), fields, options)
+    conventions = Conventions(TABLE, KNOWN, bgr=order == "BGR", ratio_major=True, std=std)
+    return state_dict.read(arrays, conventions, fields, options)
 
 
 def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -103,9 +108,12 @@ def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
     bgr, std = usual["order"] == "BGR", usual["std"]
     mean = config.mean[::-1] if bgr else config.mean
     style = "caffe" if config.stride_in_1x1 else "pytorch"
-    text = f"style='{style}', mean={list(mean)}, std={list(std)}, to_rgb={not bgr}"
+    text = (
+        f"model = dict(backbone=dict(style='{style}'), data_preprocessor=dict("
+        f"mean={list(mean)}, std={list(std)}, bgr_to_rgb={not bgr}))\n"
+    )
     table = TABLE if config.rpn_convs == 1 else tuple(row for row in TABLE if row[0] != "rpn_head.rpn_conv")
-    arrays = state_dict.write(config, state, Conventions(table, "", bgr=bgr, std=std))  # type: ignore[arg-type]
+    arrays = state_dict.write(config, state, Conventions(table, "", bgr=bgr, ratio_major=True, std=std))  # type: ignore[arg-type]
     meta = {"CLASSES": config.names, "dataset_meta": {"classes": config.names}, "config": text}
     return {"meta": meta, "state_dict": arrays}
 
@@ -123,19 +131,9 @@ def _metadata(content: Any) -> tuple[tuple[str, ...], str]:
     return tuple(str(name) for name in names), text
 
 
-def _style(text: str) -> str | None:
-    """The backbone's style. A text may say it more than once: the last word is that of the derived part."""
-    found = re.findall(r"""\bstyle=['"](\w+)['"]""", text)
-    return found[-1] if found else None
-
-
 def _normalisation(text: str, style: str) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
     """Order of the channels, and their mean and deviation in that order."""
     usual = CAFFE if style == "caffe" else PYTORCH
-    values = {}
-    for name in ("mean", "std"):
-        found = re.search(rf"\b{name}=\[([-+.\de, \n]+)\]", text)
-        values[name] = tuple(float(v) for v in found[1].split(",") if v.strip()) if found else usual[name]
-    flag = re.search(r"\b(?:to_rgb|bgr_to_rgb)=(True|False)", text)
-    order = str(usual["order"]) if flag is None else "RGB" if flag[1] == "True" else "BGR"
-    return order, tuple(values["mean"]), tuple(values["std"])  # type: ignore[arg-type]
+    said = mmdet_config.normalisation(text)
+    order = str(usual["order"]) if "rgb" not in said else "RGB" if said["rgb"] else "BGR"
+    return order, said.get("mean", usual["mean"]), said.get("std", usual["std"])

@@ -5,13 +5,14 @@ Each exactly, or to float32 rounding:
   blue, green, red      to red, green, blue: the first convolution's input channels change places
   standard deviations   of the input into the first convolution
   batch norm's epsilon  into its variance, as our norms have 1e-5
+  anchors               ratio by ratio to size by size, where a level has anchors of several sizes
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,8 +30,9 @@ from .names import default_names
 # written one less than in our name. Of several rows with one name of ours, later ones are older spellings.
 Table = tuple[tuple[str, str, str], ...]
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights", "blobs")
 NORM = ("weight", "bias", "running_mean", "running_var")
+PER_ANCHOR = {"rpn.objectness": 1, "rpn.deltas": 4}  # rows for each anchor of a cell
 PREFIXES = ("module.", "_orig_mod.", "model.", "detector.")
 
 
@@ -40,6 +42,7 @@ class Conventions:
 
     known   : pattern of names that are known and not needed
     bgr     : input channels are blue, green, red
+    ratio_major : the anchors of a cell are listed ratio by ratio, else size by size
     std     : the input is divided by these, in the order of its channels
     epsilon : of every batch norm
     """
@@ -48,6 +51,7 @@ class Conventions:
     known: str
     background_first: bool = False
     bgr: bool = False
+    ratio_major: bool = False
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     epsilon: float = NORM_EPS
 
@@ -76,24 +80,51 @@ def read(
     """Configuration and state dict (float32, our names).
 
     fields  : of our `Config`, as the framework that wrote the file has them
-    options : the same, as the user wants them
+    options : the same, as the user wants them; and what is folded in, where the file was made otherwise than its
+              framework's published ones: ``input_order`` ("RGB" or "BGR"), ``input_std`` in that order,
+              ``norm_epsilon`` of every batch norm
 
     Raises WeightsError that lists missing, surplus, misshapen and not finite arrays, and ConfigError for options
     that the arrays contradict.
     """
+    conventions, options = adjust(conventions, options)
     named, theirs, surplus = rename(arrays, conventions)
     try:
-        found = architecture(named)
+        found = architecture(named, conventions.background_first)
     except KeyError as error:
         raise _misfit([f"missing: {spell(str(error.args[0]), conventions.table)}"], surplus, arrays) from None
     classes = found.pop("classes")
     names = tuple(fields.get("names", default_names(classes)))
     if len(names) != classes:
         raise WeightsError(f"want {classes} class names, as the arrays have rows, the file has {len(names)}")
-    config = refine(Config(**{**found, **fields, "names": names}), options)
-    state = convert(named, conventions)
+    if found["channels"] != 3 and "mean" not in options:
+        raise ConfigError(
+            f"mean: the file has {found['channels']} input channels and does not hold their means; give mean=(...), "
+            "one value in 0..255 a channel, and input_std=(...) if the input was divided by deviations"
+        )
+    mean = {"mean": tuple(options["mean"])} if "mean" in options else {}
+    config = refine(Config(**{**found, **fields, **mean, "names": names}), options)
+    _check_anchors(config, named)
+    state = convert(named, conventions, config)
     _check(config, state, theirs, surplus, arrays, conventions.table)
     return config, state
+
+
+def adjust(conventions: Conventions, options: Mapping[str, Any]) -> tuple[Conventions, dict[str, Any]]:
+    """Conventions as the options want them, and the options that are left."""
+    options = dict(options)
+    order, std = options.pop("input_order", None), options.pop("input_std", None)
+    epsilon = options.pop("norm_epsilon", None)
+    if order not in (None, "RGB", "BGR"):
+        raise ConfigError(f"input_order: want 'RGB' or 'BGR', got {order!r}")
+    changes: dict[str, Any] = {} if order is None else {"bgr": order == "BGR"}
+    if std is not None:
+        changes["std"] = tuple(float(value) for value in std)
+    elif order is not None and (order == "BGR") != conventions.bgr:
+        changes["std"] = conventions.std[::-1]
+    if epsilon is not None:
+        changes["epsilon"] = float(epsilon)
+    return replace(conventions, **changes), options
 
 
 def write(config: Config, state: Mapping[str, Tensor], conventions: Conventions) -> dict[str, Tensor]:
@@ -113,6 +144,9 @@ def write(config: Config, state: Mapping[str, Tensor], conventions: Conventions)
             if f"{layer}.{key}" in state
         }
         tensors = _outward(layer, tensors, config, conventions)
+        if conventions.ratio_major and layer in PER_ANCHOR:
+            ratios, rows = len(config.anchor_ratios), PER_ANCHOR[layer]
+            tensors = {key: _turn(value, ratios, rows) for key, value in tensors.items()}
         norm = {
             key: state[f"{layer}.norm.{key}"].detach().cpu() for key in NORM if f"{layer}.norm.{key}" in state
         }
@@ -214,8 +248,32 @@ def spell(native: str, table: Table) -> str:
 # --- architecture ---
 
 
-def architecture(named: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Fields of `Config` that the shapes decide, and ``classes``. Raises KeyError with our name of a missing array."""
+def backbone(named: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of `Config` that the backbone's shapes decide. Raises KeyError with our name of a missing array."""
+    width, channels = named["backbone.stem.weight"].shape[:2]
+    blocks = tuple(
+        sum(bool(re.fullmatch(rf"backbone\.s{s}\.\d+\.conv1\.weight", name)) for name in named)
+        for s in range(2, 6)
+    )
+    bottleneck = "backbone.s2.0.conv3.weight" in named
+    depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), None)
+    if depth is None:
+        raise WeightsError(
+            f"want a ResNet of depth 18, 34, 50, 101 or 152, got {blocks} blocks in its stages"
+        )
+    mid, per_group = named["backbone.s2.0.conv2.weight"].shape[:2]
+    return {
+        "depth": depth, "width": width, "channels": channels,
+        "groups": mid // per_group if bottleneck else 1,
+        "group_width": per_group if bottleneck and mid != width else None,
+    }  # fmt: skip
+
+
+def architecture(named: Mapping[str, Tensor], background_first: bool = False) -> dict[str, Any]:
+    """Fields of `Config` that the shapes decide, and ``classes``. Raises KeyError with our name of a missing array.
+
+    background_first: boxes and masks have rows for the background
+    """
 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(named[f"{name}.weight"].shape)
@@ -223,23 +281,14 @@ def architecture(named: Mapping[str, Tensor]) -> dict[str, Any]:
     def count(pattern: str) -> int:
         return sum(bool(re.fullmatch(pattern, name)) for name in named)
 
-    width, channels = shape("backbone.stem")[:2]
-    blocks = tuple(count(rf"backbone\.s{s}\.\d+\.conv1\.weight") for s in range(2, 6))
-    bottleneck = "backbone.s2.0.conv3.weight" in named
-    depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), None)
-    if depth is None:
-        raise WeightsError(
-            f"want a ResNet of depth 18, 34, 50, 101 or 152, got {blocks} blocks in its stages"
-        )
-    mid, per_group = shape("backbone.s2.0.conv2")[:2]
     fpn = shape("fpn.lateral5")[0]
     classes = shape("box.class_logits")[0] - 1
     fc, flat = shape("box.fc1")
-    deltas, masks = shape("box.deltas")[0] // 4, shape("mask.logits")[0]
+    deltas, masks = (
+        rows - background_first for rows in (shape("box.deltas")[0] // 4, shape("mask.logits")[0])
+    )
     return {
-        "depth": depth, "width": width, "channels": channels,
-        "groups": mid // per_group if bottleneck else 1,
-        "group_width": per_group if bottleneck and mid != width else None,
+        **backbone(named),
         "fpn_channels": fpn, "fpn_norm": "fpn.lateral5.norm.weight" in named,
         "rpn_convs": count(r"rpn\.conv\d+\.weight"), "rpn_channels": shape("rpn.objectness")[1],
         "box_pool": round((flat / fpn) ** 0.5), "box_features": fc,
@@ -252,17 +301,20 @@ def architecture(named: Mapping[str, Tensor]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _check(
-    config: Config, named: Mapping[str, Tensor], theirs: Mapping[str, str], surplus: list[str],
-    arrays: Mapping[str, Tensor], table: Table,
-) -> None:  # fmt: skip
-    """Every array is there, has the shape that follows from the others, and is made of numbers."""
+def _check_anchors(config: Config, named: Mapping[str, Tensor]) -> None:
     anchors = named["rpn.objectness.weight"].shape[0]
     if anchors != config.anchors_per_cell:
         raise ConfigError(
             f"anchor_ratios: the file has {anchors} anchors at each position, the settings "
             f"{config.anchors_per_cell}; give anchor_ratios=(...) as h/w ascending, or anchor_sizes=(...)"
         )
+
+
+def _check(
+    config: Config, named: Mapping[str, Tensor], theirs: Mapping[str, str], surplus: list[str],
+    arrays: Mapping[str, Tensor], table: Table,
+) -> None:  # fmt: skip
+    """Every array is there, has the shape that follows from the others, and is made of numbers."""
     with torch.device("meta"):
         wanted = {name: tuple(value.shape) for name, value in MaskRCNN(config).state_dict().items()}
     lines = [f"missing: {spell(k, table)} {shape}" for k, shape in wanted.items() if k not in named]
@@ -285,17 +337,30 @@ def _misfit(lines: list[str], surplus: Iterable[str], arrays: Mapping[str, Tenso
 # --- tensors ---
 
 
-def convert(named: Mapping[str, Tensor], conventions: Conventions) -> dict[str, Tensor]:
+def convert(named: Mapping[str, Tensor], conventions: Conventions, config: Config) -> dict[str, Tensor]:
     """Our state dict, conventions folded in."""
-    state = {name: value.to(torch.float32) for name, value in named.items()}
-    stem = state["backbone.stem.weight"].double()
-    stem = stem / torch.tensor(conventions.std, dtype=torch.float64)[:, None, None]
-    state["backbone.stem.weight"] = (stem.flip(1) if conventions.bgr else stem).float().contiguous()
+    state = convert_backbone(named, conventions)
     if conventions.background_first:
         for end in ("weight", "bias"):
             state[f"box.class_logits.{end}"] = state[f"box.class_logits.{end}"].roll(-1, 0)
             state[f"box.deltas.{end}"] = state[f"box.deltas.{end}"][4:].contiguous()
             state[f"mask.logits.{end}"] = state[f"mask.logits.{end}"][1:].contiguous()
+    if conventions.ratio_major and len(config.anchor_sizes[0]) > 1:
+        for layer, rows in PER_ANCHOR.items():
+            for end in ("weight", "bias"):
+                state[f"{layer}.{end}"] = _turn(state[f"{layer}.{end}"], len(config.anchor_sizes[0]), rows)
+    return state
+
+
+def convert_backbone(named: Mapping[str, Tensor], conventions: Conventions) -> dict[str, Tensor]:
+    """The arrays in float32, with the conventions of the input and of the norms folded in."""
+    state = {name: value.to(torch.float32) for name, value in named.items()}
+    stem = state["backbone.stem.weight"].double()
+    std = conventions.std if len(conventions.std) > 1 else conventions.std * stem.shape[1]
+    if len(std) != stem.shape[1]:
+        raise ConfigError(f"input_std: want one value for each of {stem.shape[1]} channels, got {std}")
+    stem = stem / torch.tensor(std, dtype=torch.float64)[:, None, None]
+    state["backbone.stem.weight"] = (stem.flip(1) if conventions.bgr else stem).float().contiguous()
     if conventions.epsilon != NORM_EPS:
         for name in [n for n in state if n.endswith("running_var")]:
             norm = name.removesuffix("running_var")
@@ -303,6 +368,15 @@ def convert(named: Mapping[str, Tensor], conventions: Conventions) -> dict[str, 
                 state[name], state[f"{norm}weight"], conventions.epsilon
             )
     return state
+
+
+def _turn(values: Tensor, inner: int, rows: int) -> Tensor:
+    """Anchors listed in runs of ``inner``, in runs of what is counted from run to run.
+
+    values: (n * rows, ...), ``rows`` for each anchor of a cell
+    """
+    anchors = values.unflatten(0, (-1, rows))
+    return anchors.unflatten(0, (-1, inner)).transpose(0, 1).flatten(0, 1).flatten(0, 1).contiguous()
 
 
 def fold_epsilon(variance: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -58,9 +58,9 @@ def read(arrays: Mapping[str, Tensor], **options: Any) -> tuple[Config, dict[str
     Raises as `state_dict.read`.
     """
     frozen = not any(name.endswith("num_batches_tracked") for name in arrays)
-    epsilon = options.pop("norm_epsilon", 0.0 if frozen else 1e-5)
+    epsilon = 0.0 if frozen else 1e-5
     conventions = Conventions(
-        TABLE, r".*\.num_batches_tracked", background_first=True, std=STD, epsilon=epsilon
+        TABLE, r".*\.num_batches_tracked", background_first=True, ratio_major=True, std=STD, epsilon=epsilon
     )
     return state_dict.read(arrays, conventions, {"dialect": TORCHVISION}, options)
 
@@ -70,7 +70,9 @@ def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     It fits ``maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=...)``, whose norms are such.
     """
-    arrays = state_dict.write(config, state, Conventions(TABLE, "", background_first=True, std=STD))
+    arrays = state_dict.write(
+        config, state, Conventions(TABLE, "", background_first=True, ratio_major=True, std=STD)
+    )
     for k in range(
         config.box_fcs if config.box_convs else 0
     ):  # a Flatten behind the convolutions, ReLUs between
