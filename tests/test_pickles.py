@@ -11,6 +11,7 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -325,3 +326,126 @@ def test_no_module_of_the_package_loads_a_pickle_in_another_way():
                 assert ("weights_only", "True") in {(k.arg, ast.unparse(k.value)) for k in call.keywords}, (
                     path
                 )
+
+
+# --- small files that claim much ---
+
+
+def nested(depth=64):
+    """A tuple that holds itself in halves: few bytes, and 2 ** depth steps to hash or to print."""
+    value = (1,)
+    for _ in range(depth):
+        value = (value, value)
+    return pickle.dumps(value, 2)[2:-1]  # without its header and its end
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x80\x04\x8e" + struct.pack("<Q", 1 << 44) + b".",  # BINBYTES8
+        b"\x80\x04\x8d" + struct.pack("<Q", 1 << 44) + b".",  # BINUNICODE8
+        b"\x80\x05\x96"
+        + struct.pack("<Q", 1 << 36)
+        + b".",  # BYTEARRAY8, which Python fills with zeros first
+        b"\x80\x04\x95" + struct.pack("<Q", 1 << 44) + b".",  # FRAME
+        b"\x80\x02T" + struct.pack("<i", 2**31 - 1) + b".",  # BINSTRING
+        b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",  # LONG4
+        b"\x80\x03cbuiltins\nbytearray\n(\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"tR.",
+        b"\x80\x02c_codecs\nencode\n(\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"X\x06\0\0\0latin1tR.",
+        b"\x80\x02cnumpy\ndtype\n(" + nested() + b"tR.",
+        b"\x80\x02cnumpy\ndtype\n(X\x02\0\0\0f4tR(K\x03" + nested() + b"tb.",
+        b"\x80\x02c_codecs\nencode\n(X\x01\0\0\0a" + nested() + b"tR.",
+        b"I" + b"9" * 100_000 + b"\n.",
+        b"\x80\x02(" + b"K\x01" * 10 + b"u.",  # entries of no dict
+        b"\x80\x02}(K\x01u.",  # a key without a value
+    ],
+)
+def test_a_small_file_that_claims_much_is_refused_at_once(tmp_path, program):
+    (tmp_path / "x.pkl").write_bytes(program)
+    with pytest.raises(WeightsError):
+        pickles.read(tmp_path / "x.pkl")
+
+
+def test_keys_and_members_are_never_hashed_unless_they_are_plain(tmp_path):
+    path, hard = tmp_path / "x.pkl", nested()
+    for program in (
+        b"\x80\x02}" + hard + b"K\x01s.",  # SETITEM
+        b"\x80\x02}(" + hard + b"K\x01u.",  # SETITEMS
+        b"\x80\x02(" + hard + b"K\x01d.",  # DICT
+        b"\x80\x02ccollections\nOrderedDict\n(](" + hard + b"K\x01\x86etR.",
+    ):
+        path.write_bytes(program)
+        assert pickles.read(path) == {}
+    for program in (
+        b"\x80\x04\x8f(" + hard + b"\x90.",  # EMPTY_SET, ADDITEMS
+        b"\x80\x04(" + hard + b"\x91.",  # FROZENSET
+        b"\x80\x02cbuiltins\nset\n(](" + hard + b"etR.",
+    ):
+        path.write_bytes(program)
+        assert isinstance(pickles.read(path), list)
+
+
+def test_a_tensor_that_repeats_one_number_is_refused_when_it_is_large(tmp_path):
+    path = tmp_path / "x.pth"
+    for size, good in (((1 << 40,), False), ((1 << 30, 1 << 30), False), ((3, 5), True)):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", tensor_pickle(1, 0, size, (0,) * len(size)))
+            file.writestr("archive/data/0", np.ones(1, np.float32).tobytes())
+        if good:
+            assert pickles.read(path).shape == size
+        else:
+            with pytest.raises(WeightsError, match="repeats"):
+                pickles.read(path)
+
+
+def test_the_pickle_of_an_archive_may_not_be_compressed_either(tmp_path):
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\x80\x02X" + struct.pack("<I", 1 << 24) + bytes(1 << 24) + b".")
+    with pytest.raises(WeightsError, match="compressed"):
+        pickles.read(path)
+
+
+def test_entries_that_lie_on_each_other_are_refused(tmp_path):
+    """A hundred names for the same megabyte."""
+    path, content = tmp_path / "x.pth", io.BytesIO()
+    storages = [object() for _ in range(100)]
+    pickler = pickle.Pickler(content, 2)
+    pickler.persistent_id = lambda x: (
+        ("storage", torch.FloatStorage, str(storages.index(x)), "cpu", 1 << 18) if x in storages else None
+    )
+    pickler.dump([Calls(torch._utils._rebuild_tensor_v2, s, 0, (1,), (1,), False, {}) for s in storages])
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", content.getvalue())
+        file.writestr("archive/data/0", bytes(1 << 20))
+        first = file.getinfo("archive/data/0")
+        for i in range(1, 100):
+            other = zipfile.ZipInfo(f"archive/data/{i}")
+            other.header_offset, other.CRC = first.header_offset, first.CRC
+            other.file_size = other.compress_size = 1 << 20
+            file.filelist.append(other)
+    with pytest.raises(WeightsError):
+        pickles.read(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"sys_info".ljust(257, b"\0") + b"ustar\0" + b"00" + bytes(300), "a tar archive"),
+        (b"\x1f\x8b\x08" + bytes(100), "a compressed file"),
+        (b"PK\x03\x04" + bytes(60), "cut off"),
+    ],
+)
+def test_other_containers_are_named(tmp_path, head, message):
+    (tmp_path / "x.pth").write_bytes(head)
+    with pytest.raises(WeightsError, match=message):
+        weights.load(tmp_path / "x.pth")
+
+
+def test_an_hdf5_file_that_claims_terabytes_is_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset(
+            "mrcnn_class_logits/mrcnn_class_logits/kernel:0", (1 << 40,), "f4", chunks=(1 << 20,)
+        )
+    with pytest.raises(WeightsError, match="claim"):
+        weights.load(tmp_path / "x.h5")

@@ -80,12 +80,13 @@ def find(arrays: Mapping[str, Tensor], content: Any = None, style: str | None = 
         mean = detectron.MEAN_BGR[::-1]
         return Found(arrays, "Caffe2", conventions, mean, detectron.stride_in_1x1(arrays))
     if "stem.conv1.weight" in arrays and "res2.0.conv1.weight" in arrays:
+        arrays = _affine(arrays)
         if isinstance(content, Mapping) and content.get("__author__") == "torchvision":
             conventions = replace(msra, bgr=False, std=torchvision.STD)
             return Found(arrays, "torchvision by way of Detectron2", conventions, IMAGENET, False)
         grouped = arrays["res2.0.conv2.weight"].shape[0] != arrays["res2.0.conv2.weight"].shape[1]
         conventions = replace(msra, std=detectron2.X101_STD_BGR) if grouped else msra
-        return Found(_affine(arrays), "Detectron2", conventions, detectron2.MEAN_BGR[::-1], not grouped)
+        return Found(arrays, "Detectron2", conventions, detectron2.MEAN_BGR[::-1], not grouped)
     if "conv1.weight" in arrays and "layer1.0.conv1.weight" in arrays and "layer4.0.conv1.weight" in arrays:
         table = _without("backbone.body.", torchvision.TABLE)
         if style == "caffe":

@@ -79,6 +79,12 @@ def _other(path: Path, head: bytes) -> str:
         return "a zip archive; unpack it"
     if head.startswith(b"PK\x03\x04"):
         return "a zip archive, such as a PyTorch pickle, cut off; a truncated download"
+    if head[257:262] == b"ustar":
+        return (
+            "a tar archive; unpack it, or, if PyTorch before 0.1.10 wrote it, load it there and save it again"
+        )
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "a compressed file (gzip, bzip2, xz or zstd); unpack it"
     if not any(head):
         return "only zeros; a download that never began"
     return f"not a weight file that is known here, it begins with {head[:8]!r}"

@@ -13,6 +13,7 @@ from ..errors import WeightsError
 from .content import superblock
 
 # Where each version of the superblock keeps the address of the file's end, in bytes from its beginning.
+MOST_PER_BYTE = 20
 END_OF_FILE = {0: 40, 1: 44, 2: 28, 3: 28}
 
 
@@ -32,10 +33,16 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def _visit(path: Path, take: Callable[[h5py.Dataset], Any]) -> dict[str, Any]:
     _check_length(path)
     found: dict[str, Any] = {}
+    # Compressed arrays are larger than the file, but not without bound: one that was never written takes no byte.
+    claimed, limit = 0, MOST_PER_BYTE * path.stat().st_size + (64 << 20)
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset) and not name.startswith("optimizer_weights"):  # noqa: SIM102
             if item.ndim and item.dtype.kind in "fiu":
+                nonlocal claimed
+                claimed += item.nbytes
+                if claimed > limit:
+                    raise ValueError(f"its arrays claim {claimed:,} bytes and more")
                 found[name] = take(item)
 
     try:

@@ -11,10 +11,11 @@ Read are torch.save's zip archives, the format it had before 1.6, and plain pick
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import struct
 import sys
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from ..errors import WeightsError
 
+# Of dicts; entries of others are left out. Nested tuples take for ever to hash, and no array has such a name.
+PLAIN_KEYS = (str, int, float, bytes, type(None))
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 STORAGES = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
@@ -33,6 +36,7 @@ STORAGES = {
     "BoolStorage": torch.bool,
 }  # fmt: skip
 # Objects beside the weights that training scripts store; they become stand-ins without any content.
+REPEATED = 1 << 20  # numbers that a tensor with strides of 0 may have, whatever its storage has
 METADATA = ("mmengine.", "mmcv.", "mmdet.", "argparse.Namespace", "torch.device", "torch.Size")
 
 
@@ -76,17 +80,28 @@ def _read_zip(path: Path) -> Any:
         if len(pickles) != 1:
             raise Refused(f"want a zip archive of torch.save, with one data.pkl, got {len(pickles)}")
         folder = pickles[0][: -len("data.pkl")]
+        left = path.stat().st_size
+
+        def stored(info: zipfile.ZipInfo) -> bytes:
+            """An entry, as long as all that were read are no longer than the file: entries may lie on each other."""
+            nonlocal left
+            if info.compress_type != zipfile.ZIP_STORED:  # torch never compresses; a bomb would
+                raise Refused(
+                    f"want entries as torch.save stores them, uncompressed; {_name(info.filename)} is compressed"
+                )
+            left -= info.file_size
+            if left < 0:
+                raise Refused("the entries of the archive claim more bytes than it has")
+            return archive.read(info)
+
         order = entries.get(f"{folder}byteorder")
-        if order is not None and archive.read(order) != sys.byteorder.encode():
+        if order is not None and stored(order) != sys.byteorder.encode():
             raise Refused(f"want arrays in {sys.byteorder}-endian order, as this machine has, got the other")
         storages: dict[str, Tensor] = {}
 
         def storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
             if key not in storages:
-                info = entries[f"{folder}data/{key}"]
-                if info.compress_type != zipfile.ZIP_STORED:  # torch never compresses; a bomb would
-                    raise Refused(f"want arrays as torch.save stores them, uncompressed; {key} is compressed")
-                data = archive.read(info)
+                data = stored(entries[f"{folder}data/{key}"])
                 storages[key] = (
                     torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
                 )
@@ -94,7 +109,7 @@ def _read_zip(path: Path) -> Any:
                 raise ValueError(f"storage {key} has not the size or the type that was announced")
             return storages[key]
 
-        return _Reader(io.BytesIO(archive.read(pickles[0])), storage).load()
+        return _Reader(io.BytesIO(stored(entries[pickles[0]])), storage).load()
 
 
 def _read_stream(file: BinaryIO, size: int) -> Any:
@@ -108,10 +123,16 @@ def _read_stream(file: BinaryIO, size: int) -> Any:
         raise Refused(f"want arrays in {sys.byteorder}-endian order, as this machine has, got the other")
     storages: dict[str, Tensor] = {}
 
+    left = size
+
     def storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
-        if not 0 <= numel * dtype.itemsize <= size:
-            raise ValueError(f"storage {key} is larger than the file")
-        return storages.setdefault(key, torch.empty(numel, dtype=dtype))
+        nonlocal left
+        if key not in storages:
+            left -= numel * dtype.itemsize
+            if numel < 0 or left < 0:
+                raise ValueError(f"storage {_name(key)} is larger than the file")
+            storages[key] = torch.empty(numel, dtype=dtype)
+        return storages[key]
 
     found = _Reader(file, storage).load()
     for key in _Reader(file).load():
@@ -154,10 +175,14 @@ class _DType:
     __slots__ = ("code", "order")
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.code, self.order = str(code), "="
+        if not isinstance(code, str):
+            raise Refused(f"want arrays of numbers, got the numpy dtype {_name(code)}")
+        self.code, self.order = code[:8], "="
 
     def take(self, state: tuple[Any, ...]) -> None:
-        self.order = {"<": "<", ">": ">", "|": "|", "=": "="}[state[1]]
+        if not isinstance(state[1], str) or state[1] not in "<>|=":
+            raise Refused(f"want arrays of numbers, got the byte order {_name(state[1])}")
+        self.order = state[1]
 
     def get(self) -> np.dtype[Any]:
         if self.code[:1] not in "fiub" or not self.code[1:].isdigit():
@@ -184,7 +209,9 @@ class _Array:
 def _bytes(data: Any, encoding: str = "latin1") -> bytes:
     """Bytes that Python 2 wrote as a string, or Python 3 as text for protocols before 3."""
     if encoding not in ("latin1", "latin-1"):
-        raise Refused(f"want bytes written as latin1 text, got the encoding {encoding!r}")
+        raise Refused(f"want bytes written as latin1 text, got the encoding {_name(encoding)}")
+    if not isinstance(data, (str, bytes, bytearray)):  # bytes(10**12) would be so many zeros
+        raise Refused(f"want bytes, got {_name(data)}")
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
 
@@ -206,6 +233,8 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Te
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     if all(size) and last > len(storage):
         raise ValueError("a tensor reaches beyond its storage")
+    if math.prod(size) > max(len(storage), REPEATED):
+        raise ValueError("a tensor repeats the numbers of its storage, more often than arrays do")
     return torch.as_strided(storage, tuple(size), tuple(stride), offset)
 
 
@@ -216,7 +245,13 @@ def _attribute(owner: Any, name: Any, *_: Any) -> Any:
     return _stand_in()
 
 
+def _dict(items: Any = ()) -> dict[Any, Any]:
+    """A dict of those pairs that have plain keys."""
+    return {pair[0]: pair[1] for pair in items if isinstance(pair[0], PLAIN_KEYS)}
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _dict,
     "numpy.dtype": _DType,
     "numpy.core.multiarray._reconstruct": _Array,
     "numpy.core.numeric._frombuffer": _frombuffer,
@@ -243,6 +278,27 @@ _NAMES = (
 )
 
 
+class _Bounded:
+    """A file that is not asked for more bytes than it has left: memory would be set aside for them first."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        at = file.tell()
+        self._end = file.seek(0, io.SEEK_END)
+        file.seek(at)
+
+    def read(self, count: int = -1) -> bytes:
+        """So many bytes, or fewer at the end."""
+        left = self._end - self._file.tell()
+        if count > left:
+            raise EOFError(f"{count:,} bytes are announced, {left:,} are left")
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        """Up to the end of the line."""
+        return self._file.readline()
+
+
 # The reader in Python: the one in C keeps a list as long as the largest memo number in the file, which a
 # hundred bytes can make larger than memory.
 class _Reader(pickle._Unpickler):
@@ -251,7 +307,7 @@ class _Reader(pickle._Unpickler):
     def __init__(
         self, file: BinaryIO, storage: Callable[[torch.dtype, str, int], Tensor] | None = None
     ) -> None:
-        super().__init__(file, encoding="latin1")
+        super().__init__(_Bounded(file), encoding="latin1")
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
@@ -259,8 +315,6 @@ class _Reader(pickle._Unpickler):
         asked = f"{module}.{name}".replace("__builtin__.", "builtins.").replace("numpy._core.", "numpy.core.")
         if asked in _CALLS:
             return _Call(_CALLS[asked])
-        if asked == "collections.OrderedDict":
-            return OrderedDict  # it cannot be changed, and keeps what a file sets to itself
         if module in ("torch", "torch.storage") and name in STORAGES:
             return _Storage(STORAGES[name])
         if asked in _NAMES:
@@ -280,7 +334,57 @@ class _Reader(pickle._Unpickler):
         if isinstance(self.stack[-1], (_Array, _DType)):
             self.stack[-1].take(state)
 
-    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    def load_setitem(self) -> None:
+        """One entry of a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def load_setitems(self) -> None:
+        """Entries of a dict, since the last mark."""
+        self._set(self.pop_mark())  # type: ignore[attr-defined]
+
+    def _set(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if isinstance(key, PLAIN_KEYS):
+                target[key] = value
+
+    def load_dict(self) -> None:
+        """A dict of what is there since the last mark."""
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.append({})  # type: ignore[attr-defined]
+        self._set(items)
+
+    def load_empty_set(self) -> None:
+        """A set as a list, since its members may be nothing to hash."""
+        self.append([])  # type: ignore[attr-defined]
+
+    def load_additems(self) -> None:
+        """Members of a set, since the last mark."""
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.stack[-1].extend(items)
+
+    def load_frozenset(self) -> None:
+        """A frozen set, as a list too."""
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.append(items)  # type: ignore[attr-defined]
+
+    def load_bytearray8(self) -> None:
+        """Bytes, after their number has been seen to be no larger than the file."""
+        (count,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(count)))  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.EMPTY_SET[0]: load_empty_set,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
     def persistent_load(self, pid: Any) -> Tensor:
         """The storage that a torch pickle refers to."""
