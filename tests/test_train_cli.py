@@ -6,11 +6,15 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import maskrcnn
 from maskrcnn.cli import app
+from maskrcnn.config import Config
 from maskrcnn.data import open_dataset, write_dataset
+from maskrcnn.model.resnet import ResNet
+from test_weights_backbone import torchvision_name
 from training_script import TINY, drawn, tiny
 
 FAST = ("--set", "workers=0", "--batch", "2", "--device", "cpu")
@@ -69,3 +73,24 @@ def test_fine_tuning_says_which_classes_are_kept(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "random" in done.output and "kept from box" in done.output
     assert maskrcnn.load(tmp_path / "run/best.safetensors").names == ("new", "Box")
+
+
+def test_a_classifiers_backbone_is_trained_from_and_said_to_be_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = ResNet(Config(names=("a",), depth=18, width=8))
+    state = {torchvision_name(name): value for name, value in net.state_dict().items()}
+    torch.save(state, tmp_path / "resnet18.pth")
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(
+        json.dumps({"model": {"fpn_channels": 16, "box_features": 32, "min_size": 64, "max_size": 96}})
+    )
+    data, out = on_disk(tmp_path), tmp_path / "run"
+    done = run("train", data, "--val", data, "--weights", tmp_path / "resnet18.pth", "--recipe", recipe,
+               "--layers", "heads", "--epochs", 1, "--lr", 0.001, "--out", out, *FAST)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "ResNet-18-FPN" in done.output and "torchvision backbone of" in done.output
+    assert "the rest random" in done.output
+    model = maskrcnn.load(out / "best.safetensors")
+    assert (model.names, model.config.fpn_channels, model.config.min_size) == (TINY.names, 16, 64)
+    std = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
+    assert torch.allclose(model.backbone.stem.weight * std, net.stem.weight, rtol=1e-5)

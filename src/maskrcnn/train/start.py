@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,26 +25,35 @@ def random_model(names: tuple[str, ...], recipe: Path | None = None, seed: int =
     recipe : a JSON file; ``model`` in it holds fields of `Config`. None: the defaults of `Config`
     Raises ConfigError for a file that cannot be read, or settings that there are not.
     """
-    stored = {}
-    if recipe is not None:
-        try:
-            stored = json.loads(recipe.read_text("utf-8")).get("model", {})
-        except (OSError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{recipe}: want a JSON file with a model and its training: {error}") from None
     torch.manual_seed(seed)
-    return MaskRCNN(Config.from_dict({**stored, "names": names}))
+    return MaskRCNN(Config.from_dict({**_model(recipe), "names": names}))
+
+
+def _model(recipe: Path | None) -> dict[str, Any]:
+    """The ``model`` of a recipe; empty without one."""
+    if recipe is None:
+        return {}
+    try:
+        return dict(json.loads(recipe.read_text("utf-8")).get("model", {}))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{recipe}: want a JSON file with a model and its training: {error}") from None
 
 
 def start_model(
     weights: str, data: Sequence[Path], recipe: Path | None, seed: int, console: Console
 ) -> MaskRCNN:
-    """The model that ``--weights`` names, and a table of what its heads know of the classes of ``data``."""
+    """The model that ``--weights`` names, and a table of what its heads know of the classes of ``data``.
+
+    recipe : describes the random network of ``none``, and what is behind a backbone that the weights alone are
+    """
     names = tuple(open_all(list(data)).names)
     if weights == "none":
         return random_model(names, recipe, seed)
     if weights != "default" and is_backbone(weights):
-        model = load(weights, names=names)
-        console.print(f"backbone: {model.extra_repr()}")
+        torch.manual_seed(seed)
+        described = _model(recipe)
+        model = load(weights, **{**described, **described.pop("dialect", {}), "names": names})
+        console.print(model.extra_repr(), soft_wrap=True)
         return model
     model = load(None if weights == "default" else weights)
     if names != model.names:

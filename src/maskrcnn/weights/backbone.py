@@ -23,7 +23,6 @@ from ..model import MaskRCNN
 from ..model.resnet import ResNet
 from . import detectron, detectron2, hdf5, state_dict, torchvision
 from .keras import keras_names
-from .matterport_config import refine
 from .state_dict import Conventions
 
 IMAGENET = (123.675, 116.28, 103.53)
@@ -135,9 +134,13 @@ def start(found: Found, source: str, options: Mapping[str, Any]) -> MaskRCNN:
     except KeyError as error:
         raise WeightsError(f"want the backbone of a ResNet, it has no {error.args[0]}") from None
     mean = tuple(options.get("mean", found.mean))
-    config = refine(
-        Config(names=names, **{**fields, "stride_in_1x1": found.stride_in_1x1, "mean": mean}), options
-    )
+    config = Config(names=names, **{**fields, "stride_in_1x1": found.stride_in_1x1, "mean": mean})
+    config = config.with_options(**options)  # pyramid and heads may be of any width
+    for field, have in fields.items():
+        if getattr(config, field) != have:
+            raise ConfigError(
+                f"{field}: the file's arrays say {have!r}, the options {getattr(config, field)!r}; leave it out"
+            )
     state = {
         k.removeprefix("backbone."): v for k, v in state_dict.convert_backbone(named, conventions).items()
     }
