@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from jaxtyping import install_import_hook
 
 # paste and resize hold compiled loops, which the hook cannot wrap.
@@ -12,6 +13,7 @@ SHAPED = (
     "maskrcnn.model.targets",
     "maskrcnn.model.losses",
 )
+pytest.register_assert_rewrite("parity_tests", "recorded")
 install_import_hook(SHAPED, "beartype.beartype")
 
 DATA = Path(__file__).parent / "data"

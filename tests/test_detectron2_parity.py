@@ -18,6 +18,13 @@ from conftest import DATA
 from maskrcnn.errors import WeightsError
 from maskrcnn.model.image import resized_size
 from maskrcnn.weights import pickles
+from parity_tests import (  # noqa: F401, these run here with the cases below
+    test_anchors_and_their_scores,
+    test_detections_from_recorded_scores_are_equal,
+    test_feature_maps,
+    test_from_pixels_to_masks,
+    test_levels_are_equal,
+)
 from recorded import Recording
 
 FOLDER = DATA / "detectron2"
@@ -27,7 +34,6 @@ OPTIONS = {
     "INPUT.MAX_SIZE_TEST": "max_size",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "score",
 }
-FLOOR = {"C2": 3e-5, "C3": 2e-4, "C4": 2e-3, "C5": 4e-3}  # P2 to P6: 2e-3
 
 
 @functools.cache
@@ -72,40 +78,10 @@ def test_network_input(case):
     assert recorded.input_difference(golden, batch, std) < 1e-5
 
 
-def test_feature_maps(case):
-    golden, _, _, stages = case
-    for name, difference in recorded.map_differences(golden, stages).items():
-        assert difference < FLOOR.get(name, 2e-3), name
-
-
-def test_anchors_and_their_scores(case):
-    golden, _, _, stages = case
-    anchors, logits, deltas = recorded.anchor_differences(golden, stages["anchor_scores"])
-    assert anchors == 0
-    assert logits < 1e-3
-    assert deltas < 2e-4
-
-
 def test_proposals_from_recorded_candidates_are_equal(case):
     golden, model, batch, _ = case
     for i, rows in enumerate(recorded.proposed(golden, batch, model.config)):
         assert torch.equal(rows, golden[f"proposal_pre_nms_row_{i}"].long())
-
-
-def test_levels_are_equal(case):
-    golden, model, batch, _ = case
-    boxes, final = golden.proposals().boxes, golden.detections().boxes
-    assert torch.equal(recorded.levels(golden, boxes, batch, model.config), golden["roi_level"].long())
-    assert torch.equal(recorded.levels(golden, final, batch, model.config), golden["det_level"].long())
-
-
-def test_detections_from_recorded_scores_are_equal(case):
-    golden, model, batch, _ = case
-    ours, wanted = recorded.detected(golden, batch, model.config), golden.detections()
-    assert torch.equal(ours.labels, wanted.labels)
-    assert torch.equal(ours.image_index, wanted.image_index)
-    assert torch.allclose(ours.boxes, wanted.boxes, rtol=0, atol=2e-4)
-    assert torch.allclose(ours.scores.float(), wanted.scores, rtol=0, atol=1e-5)
 
 
 def test_results_from_recorded_detections_are_equal(case):
@@ -114,15 +90,6 @@ def test_results_from_recorded_detections_are_equal(case):
         assert torch.equal(result.boxes, golden[f"result_{i}_boxes"])
         assert torch.equal(result.labels, golden.labels(i, "result"))
         assert (result.masks.numpy() != golden.masks(i)).sum() <= 1
-
-
-def test_from_pixels_to_masks(case):
-    golden, model, _, _ = case
-    for i, result in enumerate(model.predict_images(golden.images())):
-        found = recorded.agreement(golden, i, result)
-        assert found.got == found.wanted == found.matched
-        assert found.scores < 1e-3
-        assert found.iou > 0.99
 
 
 def test_a_batch_of_one_padded_size_equals_its_images(files):

@@ -199,8 +199,8 @@ def test_proposals_are_clipped_to_the_picture_or_to_its_padding(dialect):
 
 @pytest.mark.parametrize("dialect", PIXEL_PERFECT)
 def test_the_epsilon_of_the_level(dialect):
-    """floor(4 + log2(side / 224) + 1e-6) of torchvision takes 223.9999 to P4, as -6.4e-7 + 1e-6 is above 0; MMDetection's
-    floor(2 + log2(side / 56 + 1e-6)) does not, as 3.9999982 + 1e-6 is below 4, but does so with 223.99995."""
+    """torchvision's floor(4 + log2(side / 224) + 1e-6) takes 223.9999 to P4, as -6.4e-7 + 1e-6 is above 0; floor(2 +
+    log2(side / 56 + 1e-6)) of MMDetection does not, as 3.9999982 + 1e-6 is below 4, but takes 223.99995 there."""
     boxes = torch.tensor([[0.0, 0, 223.9999, 223.9999], [0, 0, 223.99995, 223.99995]])
     wanted = {"torchvision": [2, 2], "mmdetection": [1, 2]}
     assert roi_levels(boxes, (800, 800), config(dialect)).tolist() == wanted.get(dialect, [1, 1])

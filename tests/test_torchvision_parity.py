@@ -21,12 +21,18 @@ from maskrcnn.model.image import resized_size
 from maskrcnn.ops.paste import paste_soft
 from maskrcnn.records import Result
 from maskrcnn.weights import pickles
+from parity_tests import (  # noqa: F401, these run here with the cases below
+    test_anchors_and_their_scores,
+    test_detections_from_recorded_scores_are_equal,
+    test_feature_maps,
+    test_from_pixels_to_masks,
+    test_levels_are_equal,
+)
 from recorded import Recording
 
 FOLDER = DATA / "torchvision"
 CASES = ["v1_tiny", "v1_strip", "v1_c3", "v2_small"]
 STD = torch.tensor([58.395, 57.12, 57.375])
-FLOOR = {"C2": 3e-5, "C3": 2e-4, "C4": 1e-3, "C5": 4e-3}  # P2 to P6: 2e-3
 
 
 @functools.cache
@@ -72,20 +78,6 @@ def test_network_input(case):
     assert recorded.input_difference(golden, batch, STD) < 1e-5
 
 
-def test_feature_maps(case):
-    golden, _, _, stages = case
-    for name, difference in recorded.map_differences(golden, stages).items():
-        assert difference < FLOOR.get(name, 2e-3), name
-
-
-def test_anchors_and_their_scores(case):
-    golden, _, _, stages = case
-    anchors, logits, deltas = recorded.anchor_differences(golden, stages["anchor_scores"])
-    assert anchors == 0
-    assert logits < 1e-3
-    assert deltas < 2e-4
-
-
 def test_proposals_from_recorded_candidates_are_equal(case):
     golden, model, batch, _ = case
     for i, rows in enumerate(recorded.proposed(golden, batch, model.config)):
@@ -95,23 +87,6 @@ def test_proposals_from_recorded_candidates_are_equal(case):
         assert (scores[rows] == scores[wanted]).all()
         assert sorted(rows.tolist()) == sorted(wanted.tolist())
         assert (rows != wanted).sum() <= (2 if len(golden["image_sizes"]) == 1 else 0)
-
-
-def test_levels_are_equal(case):
-    """The strip's are one finer, because its 66 rows are padded to 96."""
-    golden, model, batch, _ = case
-    boxes, final = golden.proposals().boxes, golden.detections().boxes
-    assert torch.equal(recorded.levels(golden, boxes, batch, model.config), golden["roi_level"].long())
-    assert torch.equal(recorded.levels(golden, final, batch, model.config), golden["det_level"].long())
-
-
-def test_detections_from_recorded_scores_are_equal(case):
-    golden, model, batch, _ = case
-    ours, wanted = recorded.detected(golden, batch, model.config), golden.detections()
-    assert torch.equal(ours.labels, wanted.labels)
-    assert torch.equal(ours.image_index, wanted.image_index)
-    assert torch.allclose(ours.boxes, wanted.boxes, rtol=0, atol=2e-4)
-    assert torch.allclose(ours.scores.float(), wanted.scores, rtol=0, atol=1e-5)
 
 
 def test_results_from_recorded_detections_are_equal(case):
@@ -137,15 +112,6 @@ def test_soft_masks(case):
                 part = wanted[y : y + crop.shape[0], x : x + crop.shape[1]]
                 assert np.abs(crop - part).max() < 1e-5
                 assert wanted.sum() == pytest.approx(part.sum(), rel=1e-6)
-
-
-def test_from_pixels_to_masks(case):
-    golden, model, _, _ = case
-    for i, result in enumerate(model.predict_images(golden.images())):
-        found = recorded.agreement(golden, i, result)
-        assert found.got == found.wanted == found.matched
-        assert found.scores < 1e-3
-        assert found.iou > 0.99
 
 
 def test_a_batch_of_one_padded_size_equals_its_images(files):

@@ -82,7 +82,12 @@ def test_a_classifiers_backbone_is_trained_from_and_said_to_be_one(tmp_path: Pat
     torch.save(state, tmp_path / "resnet18.pth")
     recipe = tmp_path / "recipe.json"
     recipe.write_text(
-        json.dumps({"model": {"fpn_channels": 16, "box_features": 32, "min_size": 64, "max_size": 96}})
+        json.dumps(
+            {
+                "model": {"fpn_channels": 16, "box_features": 32, "min_size": 64, "max_size": 96},
+                "training": {},
+            }
+        )
     )
     data, out = on_disk(tmp_path), tmp_path / "run"
     done = run("train", data, "--val", data, "--weights", tmp_path / "resnet18.pth", "--recipe", recipe,

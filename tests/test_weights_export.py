@@ -114,3 +114,99 @@ def test_what_cannot_be_written_says_so(tmp_path):
         weights.convert(tmp_path / "a.safetensors", tmp_path / "a.pth", to="mmdet", dtype="float16")
     with pytest.raises(WeightsError, match="cannot be written"):
         weights.convert(tmp_path / "a.safetensors", tmp_path / "a.safetensors" / "b.pth", to="mmdet")
+
+
+NETWORKS = {
+    "torchvision": {"dialect": TORCHVISION},
+    "torchvision, ResNet-18": {"depth": 18, "dialect": TORCHVISION},
+    "torchvision, ResNet-34": {"depth": 34, "dialect": TORCHVISION},
+    "torchvision, second version": {**LARGE_JITTER, "dialect": TORCHVISION},
+    "torchvision, two sizes a level": {"anchor_sizes": tuple((s, 2 * s) for s in (8, 16, 32, 64, 128)),
+                                       "dialect": TORCHVISION},
+    "detectron2": {"stride_in_1x1": True, "dialect": DETECTRON2},
+    "detectron2, ResNeXt": {"groups": 4, "group_width": 4, "dialect": DETECTRON2},
+    "detectron2, large jitter": {**LARGE_JITTER, "stride_in_1x1": True, "dialect": DETECTRON2},
+    "detectron2, one box for all classes": {"class_agnostic_boxes": True, "class_agnostic_masks": True,
+                                            "stride_in_1x1": True, "dialect": DETECTRON2},
+    "mmdet": {"dialect": MMDETECTION},
+    "mmdet, caffe": {"stride_in_1x1": True, "dialect": MMDETECTION},
+    "mmdet, other units": {"box_std": (0.05, 0.05, 0.1, 0.1), "dialect": MMDETECTION},
+    "matterport": {"box_fc_norm": True, "mask_norm": True, "rpn_std": (0.1, 0.1, 0.2, 0.2), "stride_in_1x1": True,
+                   "dialect": MATTERPORT},
+}  # fmt: skip
+CANNOT = {  # what the target's own code cannot build
+    "torchvision": {"detectron2", "detectron2, large jitter", "mmdet, caffe", "matterport",
+                    "detectron2, one box for all classes"},
+    "h5": {"torchvision", "torchvision, ResNet-18", "torchvision, ResNet-34", "torchvision, second version",
+           "torchvision, two sizes a level", "detectron2, ResNeXt", "detectron2, large jitter", "mmdet",
+           "mmdet, other units", "detectron2, one box for all classes"},
+}  # fmt: skip
+
+
+def outputs(model):
+    """What each part of a network makes of the same inputs, deltas in units of 1."""
+    torch.manual_seed(0)
+    pixels, rois, cells = torch.rand(1, 3, 64, 64), torch.rand(5, 16, 7, 7), torch.rand(5, 16, 14, 14)
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    with torch.inference_mode():
+        pyramid = model.fpn(model.backbone(pixels))
+        hidden = model.rpn._hidden(torch.rand(1, 16, 8, 8))
+        box = model.box(rois)
+        deltas = model.rpn.deltas(hidden).unflatten(1, (-1, 4))
+        return [
+            *pyramid, model.rpn.objectness(hidden).sigmoid(),
+            deltas * torch.tensor(model.config.rpn_std)[:, None, None],
+            box.class_logits.softmax(1), box.deltas * torch.tensor(model.config.box_std),
+            model.mask(cells, labels).sigmoid(),
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def origin(request, tmp_path_factory):
+    """A network's name, our file of it, what it computes, and the same after it went through its source's own file."""
+    model, folder = network(**NETWORKS[request.param]), tmp_path_factory.mktemp("origin")
+    path = native.save(model, folder / "ours.safetensors")
+    source = request.param.split(",")[0].replace("matterport", "h5")
+    theirs = weights.convert(path, folder / f"theirs{ENDINGS.get(source, '.pth')}", to=source)
+    options = {"names": ["nut", "bolt", "pin"], "anchor_sizes": model.config.anchor_sizes,
+               "same_stem_pool": model.config.dialect.same_stem_pool}  # fmt: skip
+    return request.param, path, options, outputs(model), outputs(weights.load(theirs, **options))
+
+
+ENDINGS = {"h5": ".h5", "safetensors": ".safetensors"}
+
+
+def far(a, b):
+    """The largest difference of two lists of outputs, as a share of their largest value."""
+    return max(((x - y).abs().max() / max(x.abs().max(), 1.0)).item() for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("to", ["safetensors", "torchvision", "detectron2", "mmdet", "h5"])
+def test_every_format_goes_to_every_other_or_says_why_not(tmp_path, origin, to):
+    """The rule of the stem's pooling, which is no weight, is given; all else is in the file."""
+    name, path, options, ours, theirs = origin
+    assert far(ours, theirs) < 1e-5
+    target = tmp_path / f"target{ENDINGS.get(to, '.pth')}"
+    if name in CANNOT.get(to, ()):
+        with pytest.raises(
+            WeightsError, match=r"stride_in_1x1|class_agnostic|depth|groups|rpn_convs|box_convs"
+        ):
+            weights.convert(path, target, to=to)
+        return
+    stride = {"stride_in_1x1": NETWORKS[name].get("stride_in_1x1", False)} if to == "detectron2" else {}
+    assert far(ours, outputs(weights.load(weights.convert(path, target, to=to), **options, **stride))) < 1e-5
+
+
+@pytest.mark.parametrize("to", ["safetensors", "torchvision", "detectron2", "mmdet", "h5"])
+def test_keywords_are_the_same_for_every_format(tmp_path, to):
+    given = {"min_size": 256, "max_size": 512, "score": 0.3, "nms": 0.4, "max_detections": 9, "proposals": 90,
+             "rpn_nms": 0.6, "pre_nms": 300, "mean": (1.0, 2.0, 3.0), "names": ("x", "y", "z")}  # fmt: skip
+    path = native.save(network(stride_in_1x1=to != "torchvision"), tmp_path / "ours.safetensors")
+    if to != "safetensors":
+        path = weights.convert(path, tmp_path / f"theirs{'.h5' if to == 'h5' else '.pth'}", to=to)
+    config = weights.load(path, **given, paste="aligned", roi_op="pool").config
+    assert {name: getattr(config, name) for name in given} == given
+    assert (config.dialect.paste, config.dialect.roi_op) == ("aligned", "pool")
+    for wrong in ({"names": ["x"]}, {"depth": 18}, {"mask_norm": None}, {"shade": 1}, {"min_size": 0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            weights.load(path, **wrong)

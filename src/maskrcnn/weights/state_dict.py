@@ -131,8 +131,15 @@ def write(config: Config, state: Mapping[str, Tensor], conventions: Conventions)
     """The inverse of `read`: arrays by the names and in the conventions of another framework.
 
     A norm that the framework has no place for is folded into the layer before it, which needs no name for it.
-    Background rows of boxes and masks, which nothing reads, are zero. Raises WeightsError for what has no name.
+    Background rows of boxes and masks, which nothing reads, are zero. Raises WeightsError for what has no name, and
+    for a network that the framework cannot build.
     """
+    if config.rpn_stride != 1:
+        raise WeightsError("rpn_stride: the other framework's is 1, this network's 2; save as .safetensors")
+    if conventions.background_first and (config.class_agnostic_boxes or config.class_agnostic_masks):
+        raise WeightsError(
+            "class_agnostic_*: the other framework's heads have rows for each class; save as .safetensors"
+        )
     layers = sorted(
         {name.removesuffix(".weight") for name in state if name.endswith(".weight") and ".norm." not in name}
     )
@@ -172,14 +179,28 @@ def _outward(
         std = torch.tensor(conventions.std, dtype=torch.float64)[:, None, None]
         return {**tensors, "weight": (stem.double() * std).float()}
     if layer == "rpn.deltas":  # the others' are in units of 1
-        std = torch.tensor(config.rpn_std).repeat(config.anchors_per_cell)
-        return {key: value * std.reshape(-1, *[1] * (value.ndim - 1)) for key, value in tensors.items()}
+        tensors = _units(tensors, config.rpn_std, (1.0, 1.0, 1.0, 1.0))
+    if layer == "box.deltas":
+        tensors = _units(tensors, config.box_std, (0.1, 0.1, 0.2, 0.2))
     if layer == "box.class_logits" and conventions.background_first:
         return {key: value.roll(1, 0) for key, value in tensors.items()}
     rows = {"box.deltas": 4, "mask.logits": 1}.get(layer, 0)
     if rows and conventions.background_first:
         return {k: torch.cat([v.new_zeros(rows, *v.shape[1:]), v]) for k, v in tensors.items()}
     return tensors
+
+
+def _units(
+    tensors: dict[str, Tensor], ours: tuple[float, ...], theirs: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """Rows of deltas in other units; as they are where these are the same."""
+    if ours == theirs:
+        return tensors
+    factor = torch.tensor([a / b for a, b in zip(ours, theirs, strict=True)], dtype=torch.float64)
+    return {
+        key: (value.double() * factor.repeat(len(value) // 4).reshape(-1, *[1] * (value.ndim - 1))).float()
+        for key, value in tensors.items()
+    }
 
 
 # --- names ---

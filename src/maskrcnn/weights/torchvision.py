@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import TORCHVISION, Config
+from ..errors import WeightsError
 from . import state_dict
 from .state_dict import Conventions
 
@@ -68,8 +69,15 @@ def read(arrays: Mapping[str, Tensor], **options: Any) -> tuple[Config, dict[str
 def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict for torchvision: today's names, norms that are not frozen and have epsilon 1e-5.
 
-    It fits ``maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=...)``, whose norms are such.
+    It fits ``maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=...)``, whose norms are such; where
+    ``config.mean`` is another than torchvision's, with ``image_mean=``, a 255th of it. Raises WeightsError for a
+    network that torchvision cannot build.
     """
+    if config.depth >= 50 and config.stride_in_1x1:
+        raise WeightsError(
+            "stride_in_1x1: torchvision's ResNets have the stride in the 3x3, this network in the first 1x1, so its "
+            "weights would compute something else there; save as .safetensors, or for detectron2 or mmdet"
+        )
     arrays = state_dict.write(
         config, state, Conventions(TABLE, "", background_first=True, ratio_major=True, std=STD)
     )
