@@ -15,7 +15,6 @@ from maskrcnn.model.rpn import choose, level_anchors, suppress
 from maskrcnn.records import AnchorScores, BoxScores, Image, ImageBatch, Proposals
 
 ALL = tuple(DIALECTS)
-PIXEL_PERFECT = ("native", "detectron2", "mmdetection", "torchvision")  # no pixel is counted in or out
 
 
 def config(dialect, **options):
@@ -65,18 +64,23 @@ def test_sides_are_rounded_or_cut(dialect, size):
 
 
 def test_half_a_pixel_goes_up_or_to_the_even_number():
-    """5 by 10 to a short side of 12 is 12 by 24; 5 by 11 is 12 by 26.4; 8 by 9 to 20 is 20 by 22.5."""
-    for dialect, side in (("native", 23), ("torchvision", 22), ("detectron", 22), ("detectron2", 23)):
-        assert resized_size((8, 9), config(dialect, min_size=20, max_size=40)) == (20, side)
-    assert resized_size((8, 9), config("matterport", resize="pad64", min_size=20, max_size=64)) == (20, 22)
+    """8 by 9 to a short side of 20 is 20 by 22.5, 8 by 11 is 20 by 27.5."""
+    wanted = {"native": (23, 28), "detectron2": (23, 28), "mmdetection": (23, 28), "torchvision": (22, 27),
+              "maskrcnn_benchmark": (22, 27), "detectron": (22, 28)}  # fmt: skip
+    for dialect, sides in wanted.items():
+        settings = config(dialect, min_size=20, max_size=40)
+        assert tuple(resized_size((8, width), settings)[1] for width in (9, 11)) == sides, dialect
+    settings = config("matterport", resize="pad64", min_size=20, max_size=64)
+    assert tuple(resized_size((8, width), settings)[1] for width in (9, 11)) == (22, 28)
 
 
-@pytest.mark.parametrize(
-    ("dialect", "size"), [("matterport", (1024, 1024)), ("native", (800, 1088)), ("torchvision", (800, 1088))]
-)
-def test_pictures_are_padded_to_a_square_or_to_32(dialect, size):
-    settings = config(dialect, min_size=800, max_size=1024 if dialect == "matterport" else 1333)
-    assert padded_size((480, 640), settings) == size
+@pytest.mark.parametrize("dialect", ALL)
+def test_pictures_are_padded_to_a_square_or_to_32(dialect):
+    """480 by 640 come to 800 by 1066 or 1067; with a multiple of 64 the 800 would be 832."""
+    square = dialect == "matterport"
+    settings = config(dialect, min_size=800, max_size=1024 if square else 1333)
+    assert padded_size((480, 640), settings) == ((1024, 1024) if square else (800, 1088))
+    assert DIALECTS[dialect].pad_multiple == (64 if square else 32)
 
 
 @pytest.mark.parametrize("dialect", ALL)
@@ -126,25 +130,20 @@ def test_a_stretch_is_capped_at_a_thousand_over_sixteen(dialect):
     assert (settings.dialect.delta_clamp is None) == (dialect == "matterport")
 
 
-@pytest.mark.parametrize("dialect", PIXEL_PERFECT)
+@pytest.mark.parametrize("dialect", ALL)
 def test_anchors_at_the_coarsest_level_of_800_rows(dialect):
-    """13 rows and columns: 800 // 13 = 61 in torchvision, 64 elsewhere; 512 at ratio 0.5 is 724.08 wide."""
+    """13 rows and columns: 800 // 13 = 61 in torchvision, 64 elsewhere. 512 at ratio 0.5 is 724.08 wide, or 724, or
+    8 times round(sqrt(64 * 64 * 2)) = 91, which is 728."""
     anchors = level_anchors(4, (13, 13), (800, 800), config(dialect))
     step = 61 if dialect == "torchvision" else 64
     assert (anchors[3] - anchors[0]).tolist() == [step, 0, step, 0]
+    widths = {"torchvision": 724, "maskrcnn_benchmark": 728, "detectron": 728}
     width = (anchors[0, 2] - anchors[0, 0]).item()
-    assert width == (724 if dialect == "torchvision" else pytest.approx(724.0773))
+    assert width == widths.get(dialect, pytest.approx(724.0773))
+    assert (anchors[0, 2] + anchors[0, 0]).item() / 2 == (32 if widths.get(dialect) == 728 else 0)
 
 
-def test_anchors_may_lie_in_the_middle_of_their_cell():
-    for dialect, centre in (
-        ("detectron2", 0),
-        ("maskrcnn_benchmark", 2),
-        ("detectron", 2),
-        ("matterport", 0),
-    ):
-        first = level_anchors(0, (2, 2), (8, 8), config(dialect))[1]
-        assert (first[0] + first[2]).item() / 2 == centre
+def test_an_offset_of_half_a_cell_may_be_given():
     assert level_anchors(0, (2, 2), (8, 8), config("detectron2", anchor_offset=0.5))[1].mean() == 2
 
 
@@ -197,13 +196,19 @@ def test_proposals_are_clipped_to_the_picture_or_to_its_padding(dialect):
 # --- RoIs ---
 
 
-@pytest.mark.parametrize("dialect", PIXEL_PERFECT)
-def test_the_epsilon_of_the_level(dialect):
-    """torchvision's floor(4 + log2(side / 224) + 1e-6) takes 223.9999 to P4, as -6.4e-7 + 1e-6 is above 0; floor(2 +
-    log2(side / 56 + 1e-6)) of MMDetection does not, as 3.9999982 + 1e-6 is below 4, but takes 223.99995 there."""
-    boxes = torch.tensor([[0.0, 0, 223.9999, 223.9999], [0, 0, 223.99995, 223.99995]])
-    wanted = {"torchvision": [2, 2], "mmdetection": [1, 2]}
-    assert roi_levels(boxes, (800, 800), config(dialect)).tolist() == wanted.get(dialect, [1, 1])
+@pytest.mark.parametrize("dialect", ALL)
+def test_the_level_of_a_box(dialect):
+    """Sides of 223.99995, 223.9999, 223.99981 and 200 are short of 224 by 2.2e-7, 4.5e-7, 8.5e-7 and 0.1 of it.
+
+    P4 begins 1e-8, 2.5e-7, 6.9e-7 or 1e-6 before 224: floor(4 + log2(side / 224 + 1e-8)) is Detectron2's rule,
+    floor(2 + log2(side / 56 + 1e-6)) MMDetection's, floor(4 + log2(side / 224) + 1e-6) torchvision's,
+    floor(4 + log2(side / 224 + 1e-6)) Detectron's. Matterport rounds: 3.84 is 4.
+    """
+    sides = [223.99995, 223.9999, 223.99981, 200.0]
+    boxes = torch.tensor([[0.0, 0, side, side] for side in sides])
+    wanted = {"mmdetection": [2, 1, 1, 1], "torchvision": [2, 2, 1, 1], "maskrcnn_benchmark": [2, 2, 2, 1],
+              "detectron": [2, 2, 2, 1], "matterport": [2, 2, 2, 2]}  # fmt: skip
+    assert roi_levels(boxes, (800, 800), config(dialect)).tolist() == wanted.get(dialect, [1, 1, 1, 1])
 
 
 @pytest.mark.parametrize("dialect", ALL)

@@ -37,7 +37,7 @@ def models(debug: Debug = False) -> None:
             "-" if model.backbone else str(len(model.names)) if model.classes or model.present else "?",
             f"{model.box_ap:.1f}" if model.box_ap is not None else "-",
             f"{model.mask_ap:.1f}" if model.mask_ap is not None else "-",
-            f"{size / 1e6:.0f} MB" if size is not None else "-",
+            f"{size / 1e6:.0f} MB" if size is not None else f"~{model.about} MB" if model.about else "-",
             escape(model.licence),
             "yes" if model.present else "no",
         )

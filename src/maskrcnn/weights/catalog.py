@@ -18,7 +18,8 @@ class NamedWeights:
     """One line of the catalog.
 
     url      : where the file is fetched from; None for one that ships with the package
-    size     : bytes of the file; None where it ships
+    size     : bytes of the file; None where it ships, or where nobody published it
+    about    : megabytes to expect where ``size`` is unknown, from what its publisher or its arrays say
     sha256   : of the file, in hex, or its first digits; None where its publisher never gave one
     licence  : of the weights, and of what they were trained on
     source   : who published them
@@ -38,6 +39,7 @@ class NamedWeights:
     mask_ap: float | None = None
     note: str = ""
     backbone: bool = False
+    about: int | None = None
 
     @property
     def path(self) -> Path:
@@ -89,10 +91,11 @@ def _torchvision(
         box_ap=box_ap,
         mask_ap=mask_ap,
         note=note,
+        about=178,
     )
 
 
-def _detectron2(name: str, path: str, box_ap: float, mask_ap: float, note: str) -> NamedWeights:
+def _detectron2(name: str, path: str, about: int, box_ap: float, mask_ap: float, note: str) -> NamedWeights:
     """The digits in these files' names are of a commit, not of the file (detectron2 checkpoint/catalog.py)."""
     return NamedWeights(
         name=f"detectron2-{name}",
@@ -105,6 +108,7 @@ def _detectron2(name: str, path: str, box_ap: float, mask_ap: float, note: str) 
         box_ap=box_ap,
         mask_ap=mask_ap,
         note=note,
+        about=about,
     )
 
 
@@ -140,44 +144,44 @@ def _detectron(name: str, path: str, box_ap: float, mask_ap: float, note: str) -
     )
 
 
-def _imagenet(name: str, url: str, licence: str, source: str, note: str) -> NamedWeights:
+def _imagenet(name: str, url: str, about: int, licence: str, source: str, note: str) -> NamedWeights:
     """A classifier's backbone. torchvision's names end in the first digits of the SHA-256."""
     digits = url.removesuffix(".pth").rpartition("-")[2] if url.endswith(".pth") else None
-    return NamedWeights(name, url, None, digits, licence, source, note=note, backbone=True)
+    return NamedWeights(name, url, None, digits, licence, source, note=note, backbone=True, about=about)
 
 
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 BACKBONES = (
     *(
         _imagenet(
-            name, f"{TORCHVISION_URL}{file}.pth", "BSD-3-Clause (code); trained on ImageNet", "torchvision",
+            name, f"{TORCHVISION_URL}{file}.pth", about, "BSD-3-Clause (code); trained on ImageNet", "torchvision",
             f"{note}, backbone to train from; ImageNet top-1 {top1} %",
         )
-        for name, file, note, top1 in (
-            ("resnet18", "resnet18-f37072fd", "ResNet-18", 69.8),
-            ("resnet34", "resnet34-b627a593", "ResNet-34", 73.3),
-            ("resnet50", "resnet50-0676ba61", "ResNet-50", 76.1),
-            ("resnet50-v2", "resnet50-11ad3fa6", "ResNet-50, newer recipe", 80.9),
-            ("resnet101", "resnet101-63fe2227", "ResNet-101", 77.4),
-            ("resnet101-v2", "resnet101-cd907fc2", "ResNet-101, newer recipe", 81.9),
-            ("resnext50-32x4d", "resnext50_32x4d-7cdf4587", "ResNeXt-50 32x4d", 77.6),
-            ("resnext101-32x8d", "resnext101_32x8d-8ba56ff5", "ResNeXt-101 32x8d", 79.3),
+        for name, file, about, note, top1 in (
+            ("resnet18", "resnet18-f37072fd", 47, "ResNet-18", 69.8),
+            ("resnet34", "resnet34-b627a593", 87, "ResNet-34", 73.3),
+            ("resnet50", "resnet50-0676ba61", 103, "ResNet-50", 76.1),
+            ("resnet50-v2", "resnet50-11ad3fa6", 103, "ResNet-50, newer recipe", 80.9),
+            ("resnet101", "resnet101-63fe2227", 179, "ResNet-101", 77.4),
+            ("resnet101-v2", "resnet101-cd907fc2", 179, "ResNet-101, newer recipe", 81.9),
+            ("resnext50-32x4d", "resnext50_32x4d-7cdf4587", 100, "ResNeXt-50 32x4d", 77.6),
+            ("resnext101-32x8d", "resnext101_32x8d-8ba56ff5", 356, "ResNeXt-101 32x8d", 79.3),
         )
     ),
     *(
         _imagenet(
             f"msra-{name.lower().replace('-', '')}",
             f"https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/{name}.pkl",
-            "CC BY-SA 3.0; trained on ImageNet", "MSRA, as Detectron2 gives it",
+            about, "CC BY-SA 3.0; trained on ImageNet", "MSRA, as Detectron2 gives it",
             f"ResNet-{name[2:]}, backbone to train from, with the stride in the first 1x1",
         )
-        for name in ("R-50", "R-101")
+        for name, about in (("R-50", 102), ("R-101", 178))
     ),
     _imagenet(
         "keras-resnet50",
         "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/"
         "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        "MIT (code); trained on ImageNet", "Keras",
+        95, "MIT (code); trained on ImageNet", "Keras",
         "ResNet-50, backbone to train from; what Matterport's get_imagenet_weights fetches",
     ),
 )  # fmt: skip
@@ -196,6 +200,7 @@ PUBLISHED = (
     _detectron2(
         "r50-fpn-1x",
         "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x/137260431/model_final_a54504",
+        178,
         38.6,
         35.2,
         "ResNet-50, 12 epochs",
@@ -203,6 +208,7 @@ PUBLISHED = (
     _detectron2(
         "r50-fpn-3x",
         "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217",
+        178,
         41.0,
         37.2,
         "ResNet-50, 37 epochs",
@@ -210,6 +216,7 @@ PUBLISHED = (
     _detectron2(
         "r101-fpn-3x",
         "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x/138205316/model_final_a3ec72",
+        254,
         42.9,
         38.6,
         "ResNet-101, 37 epochs",
@@ -217,6 +224,7 @@ PUBLISHED = (
     _detectron2(
         "x101-fpn-3x",
         "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x/139653917/model_final_2d9806",
+        431,
         44.3,
         39.5,
         "ResNeXt-101 32x8d, 37 epochs",
@@ -224,6 +232,7 @@ PUBLISHED = (
     _detectron2(
         "r50-fpn-lsj-100",
         "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ/42047764/model_final_bb69de",
+        185,
         44.6,
         40.3,
         "ResNet-50 from scratch, 100 epochs with large jitter",
@@ -231,6 +240,7 @@ PUBLISHED = (
     _detectron2(
         "r50-fpn-lsj-400",
         "new_baselines/mask_rcnn_R_50_FPN_400ep_LSJ/42019571/model_final_14d201",
+        185,
         47.4,
         42.5,
         "ResNet-50 from scratch, 400 epochs with large jitter",
@@ -238,6 +248,7 @@ PUBLISHED = (
     _detectron2(
         "r101-fpn-lsj-100",
         "new_baselines/mask_rcnn_R_101_FPN_100ep_LSJ/42025812/model_final_4f7b58",
+        262,
         46.4,
         41.6,
         "ResNet-101 from scratch, 100 epochs with large jitter",
@@ -245,6 +256,7 @@ PUBLISHED = (
     _detectron2(
         "r101-fpn-lsj-400",
         "new_baselines/mask_rcnn_R_101_FPN_400ep_LSJ/42073830/model_final_f96b26",
+        262,
         48.9,
         43.7,
         "ResNet-101 from scratch, 400 epochs with large jitter",
