@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from conftest import DATA
-from maskrcnn.ops.roi_align import crop_and_resize, roi_align, roi_pool
+from maskrcnn.ops.roi_align import align_weights, crop_and_resize, roi_align, roi_pool
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +114,14 @@ def test_exports_with_any_number_of_boxes(recorded: "np.lib.npyio.NpzFile", name
     assert torch.equal(
         program.module()(features, boxes[:5], index[:5]), Pool()(features, boxes[:5], index[:5])
     )
+
+
+def test_weights_along_each_axis_give_adaptive_roi_align() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plane = torch.rand(1, 1, 20, 30, generator=generator)
+    boxes = torch.tensor([[2.3, 1.7, 25.1, 18.9], [-3.0, -2.0, 4.0, 33.0], [28.5, 3, 36, 3.5], [5, 5, 5, 9]])
+    down, across = (
+        align_weights(boxes[:, a], boxes[:, a + 2], 7, extent) for a, extent in ((1, 20), (0, 30))
+    )
+    wanted = roi_align(plane, boxes, torch.zeros(4).long(), 7, 1.0, 0)[:, 0]
+    assert torch.allclose(down @ plane[0, 0] @ across.transpose(1, 2), wanted, atol=1e-6)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
 from ..ops.anchors import cell_anchors, coarse_cells, grid_anchors
 from ..ops.boxes import clip, decode, shrink
 from ..ops.nms import nms, top_k
+from ..ops.sparse_conv import conv_of_few
 from ..records import AnchorScores, Candidates, ImageBatch, Proposals
 from .layers import Conv
 
@@ -49,7 +51,12 @@ class RPN(nn.Module):
 
     def _hidden(self, x: Tensor) -> Tensor:
         for name in self.convs:
-            x = self.get_submodule(name)(x)
+            conv = self.get_submodule(name)
+            if torch.is_grad_enabled() and isinstance(conv, Conv) and conv.stride == (1, 1):
+                assert conv.bias is not None
+                x = F.relu(conv_of_few(x, conv.weight, conv.bias), inplace=True)
+            else:
+                x = conv(x)
         return x
 
 
