@@ -154,10 +154,9 @@ def serve(side: str, folder: Path, count: int) -> None:
 
 
 class Worker:
-    """A process that runs one side."""
+    """A process that runs one side, and answers each line in JSON; the first answer comes unasked."""
 
-    def __init__(self, python: str, side: str, folder: Path, count: int) -> None:
-        command = [python, __file__, "--serve", side, "--folder", str(folder), "--count", str(count)]
+    def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.hello = self.answer()
 
@@ -241,8 +240,10 @@ def main() -> None:
         photo = PIL.Image.open(PHOTO).convert("RGB").resize(SHAPE[::-1])
         np.save(folder / "photo.npy", np.asarray(photo))
         for count in (10, 100):
-            theirs = Worker(options.peer, "peer", folder, count)
-            mine = Worker(sys.executable, "ours", folder, count)
+            theirs, mine = (
+                Worker([python, __file__, "--serve", side, "--folder", name, "--count", str(count)])
+                for side, python in (("peer", options.peer), ("ours", sys.executable))
+            )
             if count == 10:
                 print(f"{mine.hello['ready']} on torch {mine.hello['torch']}", end=" against ")
                 print(

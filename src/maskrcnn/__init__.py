@@ -19,19 +19,19 @@ from .errors import MaskRCNNError
 if TYPE_CHECKING:
     from .model import MaskRCNN
     from .output import draw
-    from .records import Image, Result
+    from .records import Image, Result, Target
     from .train import Training, train
     from .weights import convert, load, save
 
 __version__ = version("maskrcnn")
 __all__ = [
-    "Config", "Dialect", "Image", "MaskRCNN", "MaskRCNNError", "Result", "Training", "convert", "draw",
+    "Config", "Dialect", "Image", "MaskRCNN", "MaskRCNNError", "Result", "Target", "Training", "convert", "draw",
     "errors", "load", "save", "train",
 ]  # fmt: skip
 
 # Imported at first use: these bring torch, which takes seconds that ``maskrcnn --help`` need not take.
 _HOMES = {
-    "Image": "records", "Result": "records", "MaskRCNN": "model", "draw": "output",
+    "Image": "records", "Result": "records", "Target": "records", "MaskRCNN": "model", "draw": "output",
     "load": "weights", "save": "weights", "convert": "weights",
     "train": "train", "Training": "train",
 }  # fmt: skip
