@@ -22,6 +22,7 @@ lint: $(VENV)/installed-test
 # TORCHVISION_PYTHON is the interpreter of an environment of its own that has torchvision.
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/vs_torchvision.py --peer $(TORCHVISION_PYTHON)
+	$(BIN)/python benchmarks/training_step.py --peer $(TORCHVISION_PYTHON)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

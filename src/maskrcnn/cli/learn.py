@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -92,6 +93,10 @@ def train(
     layers: Annotated[
         str | None, typer.Option(help="What learns: heads, 5+, 4+, 3+, all, or a regular expression.")
     ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option("--gradient-checkpointing", help="Less memory, more time, the same gradients."),
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other training setting; repeatable."),
@@ -109,7 +114,8 @@ def train(
     from ..train.start import start_model
     from ..train.watch import watch
 
-    options = {"epochs": epochs, "batch": batch, "lr": lr, "layers": layers}
+    options = {"epochs": epochs, "batch": batch, "lr": lr, "layers": layers,
+               "gradient_checkpointing": gradient_checkpointing}  # fmt: skip
     options = {k: v for k, v in options.items() if v is not None} | read_settings(setting)
     settings = Training() if recipe is None else Training.load(recipe)
     run = resume or out
@@ -150,6 +156,9 @@ def evaluate(
     results: Annotated[
         Path | None, typer.Option(help="Measure this COCO results file; no model is run.")
     ] = None,
+    repaired: Annotated[
+        bool, typer.Option("--repair", help="Repair the annotations first, as training does.")
+    ] = False,
     setting: Setting = None,
     device: Device = "auto",
     batch_size: Annotated[
@@ -157,15 +166,24 @@ def evaluate(
     ] = 1,
     debug: Debug = False,
 ) -> None:
-    """Measure a model on annotated pictures: COCO AP of boxes and masks, curves, the worst pictures."""
+    """Measure a model on annotated pictures: COCO AP of boxes and masks, curves, the worst pictures.
+
+    Annotations count as they are, twice where they are there twice, as in COCO's own evaluation; see --repair.
+    """
     from .. import evaluate as measure
-    from ..data import open_dataset
+    from ..data import open_dataset, repair
 
     if results is not None and limit is not None:
         raise ConfigError(
             "--limit: want a model to run on fewer pictures, got --results; leave one of them out"
         )
     dataset = open_dataset(data, split or (None if data.suffix == ".json" else "val"))
+    if repaired:
+        dataset, looked = repair(dataset)
+        looked.raise_if_stopped()
+        counts = Counter(one.kind for one in looked.findings if one.cure in ("clips", "drops"))
+        said = ", ".join(f"{kind}: {count}" for kind, count in counts.items()) or "nothing to repair"
+        console.print(f"repaired: {said}" if counts else said)
     if results is not None:
         done = measure.evaluate_results(results, dataset, max_detections=max_detections)
     else:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import Config
-from .layers import Conv, pad_same
+from .layers import BatchNorm, Conv, pad_same
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -50,12 +56,17 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and four stages. ``channels`` are those of C2..C5; any module that has them can take its place."""
+    """Stem and four stages. ``channels`` are those of C2..C5; any module that has them can take its place.
+
+    recompute : keep only the inputs of each block for the backward pass, and compute the rest again there: the
+                same gradients in less memory and more time (gradient checkpointing, Chen et al. 2016)
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         block = Basic if config.depth < 50 else Bottleneck
         self.same_stem_pool = config.dialect.same_stem_pool
+        self.recompute = False
         self.stem = Conv(config.channels, config.width, 7, 2, norm=True, relu=True)
         c_in = config.width
         group_width = config.group_width or config.width // config.groups
@@ -75,9 +86,30 @@ class ResNet(nn.Module):
         x = F.max_pool2d(pad_same(x, 3, 2), 3, 2) if self.same_stem_pool else F.max_pool2d(x, 3, 2, padding=1)
         levels = []
         for name in ("s2", "s3", "s4", "s5"):
-            x = self.get_submodule(name)(x)
+            for block in self.get_submodule(name).children():
+                x = _again(block, x) if self.recompute and torch.is_grad_enabled() else block(x)
             levels.append(x)
         return tuple(levels)
+
+
+def _again(block: nn.Module, x: Tensor) -> Tensor:
+    def contexts() -> tuple[nullcontext[None], Any]:
+        return nullcontext(), _statistics_kept(block)
+
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Running statistics take in each batch once, not again when its block is computed again."""
+    momenta = {norm: norm.momentum for norm in block.modules() if isinstance(norm, BatchNorm)}
+    try:
+        for norm in momenta:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
 
 
 def _shortcut(c_in: int, c_out: int, stride: int) -> Conv | None:

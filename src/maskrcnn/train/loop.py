@@ -19,6 +19,7 @@ from ..errors import ConfigError, DataError, MissingExtraError
 from ..evaluate import evaluate
 from ..model import MaskRCNN, load_arrays
 from ..model.layers import BatchNorm
+from ..model.resnet import ResNet
 from ..weights import native
 from . import checkpoint, report
 from .checkpoint import Progress
@@ -109,6 +110,8 @@ class _Run:
         self.every = max(round(settings.validate_every * self.order.batches), 1)
         losses = Losses(self.model, settings.sampling, config, fabric)
         self.module, self.optimizer = fabric.setup(losses, optimizer(self.model, settings))
+        if settings.gradient_checkpointing:
+            _checkpointed(self.model.backbone)
         if settings.compile:
             self.model.backbone.compile()
             self.model.fpn.compile()
@@ -124,6 +127,7 @@ class _Run:
             settings.save(run / "training.json")
             self.log = report.Log(run / "log.csv", self.progress.step)
             self.scores = report.Log(run / "validation.csv", self.progress.step)
+            self.classes = report.Log(run / "classes.csv", self.progress.step)
 
     def go(self) -> MaskRCNN:
         """All steps that are left; the best model."""
@@ -186,12 +190,14 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         """Scores of the validation pictures; the best model is kept. Without such pictures, the latest is."""
         model = self.average.model if self.average is not None else self.model
-        progress, scores = self.progress, {}
+        progress = self.progress
+        scores: dict[str, float] = {}
         if self.fabric.is_global_zero:
             model.eval()
             if self.validation is not None:
-                scores = _scores(model, self.validation, self.settings)
+                scores, of_classes = _scores(model, self.validation, self.settings)
                 self.scores.add(progress.step, scores)
+                self.classes.add(progress.step, of_classes)
                 _preview(self.run / "previews" / f"step{progress.step:06d}.jpg", model, self.validation)
             ap = scores.get("mask_ap")
             if ap is None or progress.best is None or ap > progress.best:
@@ -212,11 +218,22 @@ class _Run:
         return best.requires_grad_(True).eval()
 
 
+def _checkpointed(backbone: torch.nn.Module) -> None:
+    if not isinstance(backbone, ResNet):
+        raise ConfigError(
+            f"gradient_checkpointing: want the ResNet of this package, got {type(backbone).__name__}; "
+            "a backbone of your own has to compute again by itself"
+        )
+    backbone.recompute = True
+
+
 def _copy(model: MaskRCNN) -> MaskRCNN:
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.adapt = False
+        elif isinstance(module, ResNet):
+            module.recompute = False
     return model
 
 
@@ -284,8 +301,8 @@ def _as_they_come(model: MaskRCNN) -> Config:
 
 
 @torch.no_grad()
-def _scores(model: MaskRCNN, data: Dataset, settings: Training) -> dict[str, float]:
-    """AP of boxes and masks, 0..1, and the sum of the losses on the same pictures."""
+def _scores(model: MaskRCNN, data: Dataset, settings: Training) -> tuple[dict[str, float], dict[str, float]]:
+    """AP of boxes and masks, 0..1, with the sum of the losses; and mask AP50 of each common class by its name."""
     judged = evaluate(model, data)
     totals = []
     for i in range(min(len(data), LOSS_PICTURES)):
@@ -295,10 +312,12 @@ def _scores(model: MaskRCNN, data: Dataset, settings: Training) -> dict[str, flo
         )
         totals.append(float(torch.stack(list(losses.values())).sum()))
     mask = judged.best
-    return {
+    scores = {
         "mask_ap": mask.ap, "mask_ap50": mask.ap50, "box_ap": judged.box.ap, "box_ap50": judged.box.ap50,
         "mask_ap50_common": mask.mean("ap50", COMMON), "val_loss": sum(totals) / len(totals),
     }  # fmt: skip
+    ap50 = zip(mask.names, mask.of_classes("ap50"), mask.truths[0], strict=True)
+    return scores, {name: float(ap) for name, ap, truths in ap50 if truths >= COMMON}
 
 
 def _preview(path: Path, model: MaskRCNN, data: Dataset) -> None:

@@ -34,6 +34,8 @@ class Training:
         precision      : of Lightning Fabric: ``32-true``, ``bf16-mixed``, ``16-mixed``
         compile        : run backbone and pyramid through torch.compile; minutes at the start, for each size of
                          picture, so give ``augment`` a ``size``
+        gradient_checkpointing : the backbone keeps the inputs of its blocks only, and computes the rest again in
+                         the backward pass: less memory, more time, the same gradients. Not with ``compile``
     Network
         layers         : what learns: ``heads``, ``3+``, ``4+``, ``5+`` (from that stage of the backbone on),
                          ``all``, or a regular expression searched in parameter names
@@ -69,6 +71,7 @@ class Training:
     ema: float | None = None
     precision: str = "32-true"
     compile: bool = False
+    gradient_checkpointing: bool = False
 
     layers: str = "all"
     norm: Literal["frozen", "adapt"] = "frozen"
@@ -96,6 +99,10 @@ class Training:
             "milestones": (list(self.milestones) == sorted(self.milestones), "shares 0..1, ascending"),
             "clip": (self.clip is None or self.clip > 0, "a positive number or None"),
             "ema": (self.ema is None or 0 < self.ema < 1, "a number between 0 and 1, or None"),
+            "compile": (
+                not (self.compile and self.gradient_checkpointing),
+                "not both it and gradient_checkpointing",
+            ),
             "norm": (self.norm in ("frozen", "adapt"), "frozen or adapt"),
             "augment.size": (
                 not any(side % 32 for side in self.augment.size or ()),

@@ -65,8 +65,10 @@ def take_step(
     if finite:
         most = settings.clip or math.inf
         norm = fabric.clip_gradients(module, optimizer, max_norm=most, error_if_nonfinite=False)
-        # Under 16-mixed, gradients overflow now and then: the loss scaler skips that step and scales less.
-        finite = settings.precision == "16-mixed" or _everywhere(fabric, norm.isfinite())
+        # Scaled gradients (16-mixed) overflow now and then: the loss scaler skips that step and scales less.
+        # On a CPU, Fabric takes bfloat16 in its place and scales nothing.
+        scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
+        finite = scaled or _everywhere(fabric, norm.isfinite())
         if finite:
             optimizer.step()
     optimizer.zero_grad(set_to_none=True)
