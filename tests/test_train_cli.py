@@ -69,10 +69,13 @@ def test_fine_tuning_says_which_classes_are_kept(tmp_path: Path) -> None:
     data = on_disk(tmp_path, ("new", "Box"))
     with pytest.warns(UserWarning, match="training without validation"):
         done = run("train", data, "--weights", tmp_path / "tiny.safetensors", "--layers", "heads", "--epochs", 1,
-                   "--out", tmp_path / "run", *FAST)  # fmt: skip
+                   "--set", "rpn_nms=0.6", "--out", tmp_path / "run", *FAST)  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "random" in done.output and "kept from box" in done.output
-    assert maskrcnn.load(tmp_path / "run/best.safetensors").names == ("new", "Box")
+    trained = maskrcnn.load(tmp_path / "run/best.safetensors")
+    assert trained.names == ("new", "Box") and trained.config.rpn_nms == 0.6
+    refused = run("train", data, "--resume", tmp_path / "run", "--set", "rpn_nms=0.7")
+    assert refused.exit_code == 1 and "keeps its network" in refused.output
 
 
 def test_a_classifiers_backbone_is_trained_from_and_said_to_be_one(tmp_path: Path) -> None:
@@ -99,3 +102,23 @@ def test_a_classifiers_backbone_is_trained_from_and_said_to_be_one(tmp_path: Pat
     assert (model.names, model.config.fpn_channels, model.config.min_size) == (TINY.names, 16, 64)
     std = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
     assert torch.allclose(model.backbone.stem.weight * std, net.stem.weight, rtol=1e-5)
+
+
+def test_evaluation_counts_an_object_that_is_annotated_twice_unless_it_is_to_repair_it(
+    tmp_path: Path,
+) -> None:
+    maskrcnn.save(tiny(), tmp_path / "tiny.safetensors")
+    data = on_disk(tmp_path, TINY.names)
+    file = next(data.rglob("*.json"))
+    content = json.loads(file.read_text())
+    again = {**content["annotations"][0], "id": 999}
+    file.write_text(json.dumps({**content, "annotations": [*content["annotations"], again]}))
+    objects = {}
+    for option in ((), ("--repair",)):
+        out = tmp_path / f"evaluation{len(option)}"
+        done = run("evaluate", file, "--weights", tmp_path / "tiny.safetensors", "--out", out, *option)
+        assert done.exit_code == 0, done.output
+        found = json.loads((out / "evaluation.json").read_text())["mask"]["classes"]
+        objects[option] = sum(one["objects"] for one in found.values())
+    assert objects == {(): 5, ("--repair",): 4}
+    assert "duplicate instance: 1" in done.output

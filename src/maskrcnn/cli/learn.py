@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from ..config import Config
+from ..config import Config, Dialect
 from ..errors import ConfigError
 from .common import (
     ConfigFile,
@@ -99,7 +101,11 @@ def train(
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other training setting; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of training, or of the network; repeatable.",
+        ),
     ] = None,
     device: Device = "auto",
     debug: Debug = False,
@@ -116,16 +122,26 @@ def train(
 
     options = {"epochs": epochs, "batch": batch, "lr": lr, "layers": layers,
                "gradient_checkpointing": gradient_checkpointing}  # fmt: skip
-    options = {k: v for k, v in options.items() if v is not None} | read_settings(setting)
+    given = read_settings(setting)
+    networks = {field.name for kind in (Config, Dialect) for field in fields(kind)}
+    network = {name: given.pop(name) for name in list(given) if name in networks}
+    if network and resume:
+        raise ConfigError(
+            f"--set: a run that goes on keeps its network, got {', '.join(network)}; train into another folder"
+        )
+    options = {k: v for k, v in options.items() if v is not None} | given
     settings = Training() if recipe is None else Training.load(recipe)
     run = resume or out
     model = (
-        None if resume else start_model(weights, data, recipe, settings.with_options(**options).seed, console)
+        None
+        if resume
+        else start_model(weights, data, recipe, settings.with_options(**options).seed, console, network)
     )
     with watch(stderr) as tell:
         train(model, data, out=run, val=val, resume=resume is not None, settings=settings, device=device,
               tell=tell, **options)  # fmt: skip
-    console.print(f"the best weights are {escape(str(run / 'best.safetensors'))}", soft_wrap=True)
+    if os.environ.get("RANK", "0") == "0":  # set by torchrun
+        console.print(f"the best weights are {escape(str(run / 'best.safetensors'))}", soft_wrap=True)
 
 
 @app.command()

@@ -213,7 +213,8 @@ def _measure(
         boxes.append(match(found, truth, masks=False))
         if found.masks is not None:
             masks.append(match(found, truth, masks=True))
-        samples.append((sample.image_id, sample.name, sample.labelled is not None))
+        partial = sample.labelled is not None and len(sample.labelled) < len(dataset.names)
+        samples.append((sample.image_id, sample.name, partial))
         founds.append(found)
         truths.append(truth)
     if not samples:

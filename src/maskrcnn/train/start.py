@@ -19,14 +19,18 @@ from .heads import origins
 from .loop import open_all
 
 
-def random_model(names: tuple[str, ...], recipe: Path | None = None, seed: int = 0) -> MaskRCNN:
+def random_model(
+    names: tuple[str, ...], recipe: Path | None = None, seed: int = 0, options: dict[str, Any] | None = None
+) -> MaskRCNN:
     """A network of random weights for these classes, as the ``model`` of a recipe describes it.
 
     recipe : a JSON file; ``model`` in it holds fields of `Config`. None: the defaults of `Config`
+    options: fields of `Config` or `Dialect` in its place
     Raises ConfigError for a file that cannot be read, or settings that there are not.
     """
     torch.manual_seed(seed)
-    return MaskRCNN(Config.from_dict({**_model(recipe), "names": names}))
+    config = Config.from_dict({**_model(recipe), "names": names})
+    return MaskRCNN(config.with_options(**options or {}))
 
 
 def _model(recipe: Path | None) -> dict[str, Any]:
@@ -40,22 +44,28 @@ def _model(recipe: Path | None) -> dict[str, Any]:
 
 
 def start_model(
-    weights: str, data: Sequence[Path], recipe: Path | None, seed: int, console: Console
+    weights: str,
+    data: Sequence[Path],
+    recipe: Path | None,
+    seed: int,
+    console: Console,
+    options: dict[str, Any],
 ) -> MaskRCNN:
     """The model that ``--weights`` names, and a table of what its heads know of the classes of ``data``.
 
     recipe : describes the random network of ``none``, and what is behind a backbone that the weights alone are
+    options: fields of `Config` or `Dialect` in place of what the weights or the recipe say
     """
     names = tuple(open_all(list(data)).names)
     if weights == "none":
-        return random_model(names, recipe, seed)
+        return random_model(names, recipe, seed, options)
     if weights != "default" and is_backbone(weights):
         torch.manual_seed(seed)
         described = _model(recipe)
-        model = load(weights, **{**described, **described.pop("dialect", {}), "names": names})
+        model = load(weights, **{**described, **described.pop("dialect", {}), **options, "names": names})
         console.print(model.extra_repr(), soft_wrap=True)
         return model
-    model = load(None if weights == "default" else weights)
+    model = load(None if weights == "default" else weights, **options)
     if names != model.names:
         table = Table("class", "heads", box=None, pad_edge=False)
         for row in origins(model, names):
