@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SAVE = ("json", *KINDS)
 DEFAULT_OUT = "out"
+K = TypeVar("K")  # whatever tells one picture from another
 _RESERVED = ("results", "run")  # results.json, run.json
 
 
@@ -50,15 +51,15 @@ class Step:
 class Report:
     """What a run did.
 
-    out     : the folder with the results
+    out     : the folder with the results, a URI where it is not on this machine
     json    : its COCO file, None if it was not asked for
     done    : pictures written by this run
     skipped : pictures that an earlier run had done
     failed  : name and reason of each picture without a result
     """
 
-    out: Path
-    json: Path | None
+    out: Path | str
+    json: Path | str | None
     done: int
     skipped: int
     failed: tuple[tuple[str, str], ...]
@@ -67,7 +68,9 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One picture to be done, and what it is called."""
+
     source: Source
     name: str  # in results.json: path relative to the sources' common folder
     stem: str  # of its output files, relative to the output folder
@@ -112,18 +115,20 @@ def predict_files(
     """
     start = time.monotonic()
     save = list(dict.fromkeys(save))
-    settings = _settings(model, save, score, classes, max_detections, color_by)
+    settings = result_settings(model, save, score, classes, max_detections, color_by)
     if batch_size < 1:
         raise ConfigError(f"batch_size: want at least 1, got {batch_size}")
     if resume and "json" not in save:
         raise ConfigError("resume: want json among save, since results.json says what is done; add it")
     beside = out is None and is_path(source) and not is_many(source) and set(save) <= {"overlay", "json"}
     folder = Path(source).expanduser().parent if beside else Path(out or DEFAULT_OUT).expanduser()
-    jobs, total = _jobs(source, folder, recursive)
-    with _writing(folder):
+    jobs, total = find_jobs(source, folder, recursive)
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not beside:
-            _agree(folder / "run.json", settings, resume)
+            run_json = folder / "run.json"
+            agree(run_json.read_bytes() if resume and run_json.exists() else None, settings, folder)
+            write_text(run_json, json.dumps(settings, indent=1))
         target = folder / (f"{Path(source).stem}_results.json" if beside else "results.json")
         writer = CocoWriter(target, model.names, resume) if "json" in save else None
     earlier = frozenset(writer.done) if writer else frozenset()
@@ -131,12 +136,12 @@ def predict_files(
     options = {"score": score, "classes": classes, "max_detections": max_detections}
     try:
         pictures = _read(jobs, earlier, run, model.config.channels == 4, max_pixels)
-        for batch in _batched(pictures, batch_size):
-            for job, outcome in _predict(model, batch, options):
+        for batch in batched(pictures, batch_size):
+            for job, outcome in predict_batch(model, batch, options):
                 run.finish(job, outcome)
     finally:
         if writer:
-            with _writing(folder):
+            with writing(folder):
                 writer.close()
     seconds = time.monotonic() - start
     return Report(
@@ -172,10 +177,10 @@ class _Run:
         """An earlier run has this one."""
         self.skipped += 1
 
-    def finish(self, job: _Job, outcome: Result | ImageError) -> None:
+    def finish(self, job: Job, outcome: Result | ImageError) -> None:
         """Write one result, results.json last: it says that the other files are there."""
         if isinstance(outcome, Result):
-            with _writing(self.folder):
+            with writing(self.folder):
                 if self.overlay:
                     pixels = draw(outcome, color_by=self.color_by)
                     write_picture(self.folder / f"{job.stem}_overlay.jpg", pixels)
@@ -192,20 +197,21 @@ class _Run:
         self.progress(Step(job.name, found, error, count, self.total))
 
 
-def _settings(
+def result_settings(
     model: MaskRCNN,
     save: Sequence[str],
     score: float | None,
     classes: Sequence[str | int] | None,
     max_detections: int | None,
-    color_by: str,
+    color_by: str = "instance",
+    forms: Sequence[str] = SAVE,
 ) -> dict[str, Any]:
-    """What decides the results, checked before an earlier run's files are touched."""
+    """What decides the results, checked before an earlier run's files are touched. ``save``: some of ``forms``."""
     given = {"score": score, "max_detections": max_detections}
     config = model.config.with_options(**{k: v for k, v in given.items() if v is not None})
-    unknown = [kind for kind in save if kind not in SAVE]
+    unknown = [kind for kind in save if kind not in forms]
     if unknown or not save:
-        raise ConfigError(f"save: want some of {', '.join(SAVE)}, got {', '.join(unknown) or 'none'}")
+        raise ConfigError(f"save: want some of {', '.join(forms)}, got {', '.join(unknown) or 'none'}")
     if color_by not in ("instance", "class"):
         raise ConfigError(f"color_by: want instance or class, got {color_by!r}")
     wrong = [c for c in classes or () if c not in model.names and c not in range(len(model.names))]
@@ -219,24 +225,24 @@ def _settings(
     return json.loads(json.dumps(values))
 
 
-def _agree(path: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Write down the settings of a run; one that resumes must have the same, or results.json would mix."""
-    if resume and path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}
-        differ = [k for k in settings if before.get(k) != settings[k]]
-        if differ:
-            raise ConfigError(
-                f"resume: want the settings of the earlier run in {path.parent}, got other values for "
-                f"{', '.join(differ)} (see {path.name}); use the same, another folder, or no resume"
-            )
-    write_text(path, json.dumps(settings, indent=1))
+def agree(before: bytes | None, settings: dict[str, Any], where: Path | str) -> None:
+    """Raises ConfigError unless ``before``, the run.json of the run to be resumed in ``where``, has these settings."""
+    if before is None:
+        return
+    try:
+        earlier = json.loads(before)
+    except ValueError:
+        earlier = {}
+    differ = [k for k in settings if earlier.get(k) != settings[k]]
+    if differ:
+        raise ConfigError(
+            f"resume: want the settings of the earlier run in {where}, got other values for "
+            f"{', '.join(differ)} (see run.json); use the same, another folder, or no resume"
+        )
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path | str) -> Iterator[None]:
     """A full disk or a missing permission in words."""
     try:
         yield
@@ -250,10 +256,10 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _read(
-    jobs: Iterable[_Job], earlier: frozenset[str], run: _Run, keep_alpha: bool, max_pixels: int
-) -> Iterator[tuple[_Job, Image | ImageError]]:
+    jobs: Iterable[Job], earlier: frozenset[str], run: _Run, keep_alpha: bool, max_pixels: int
+) -> Iterator[tuple[Job, Image | ImageError]]:
     """Pictures that are still to be done, read ahead."""
-    waiting: deque[_Job] = deque()
+    waiting: deque[Job] = deque()
 
     def sources() -> Iterator[Source]:
         for job in jobs:
@@ -267,11 +273,11 @@ def _read(
         yield waiting.popleft(), image
 
 
-def _batched(
-    pictures: Iterable[tuple[_Job, Image | ImageError]], size: int
-) -> Iterator[list[tuple[_Job, Image | ImageError]]]:
+def batched(
+    pictures: Iterable[tuple[K, Image | ImageError]], size: int
+) -> Iterator[list[tuple[K, Image | ImageError]]]:
     """``size`` readable pictures a time, with those between them that are not."""
-    batch: list[tuple[_Job, Image | ImageError]] = []
+    batch: list[tuple[K, Image | ImageError]] = []
     readable = 0
     for job, image in pictures:
         batch.append((job, image))
@@ -283,9 +289,9 @@ def _batched(
         yield batch
 
 
-def _predict(
-    model: MaskRCNN, batch: list[tuple[_Job, Image | ImageError]], options: dict[str, Any]
-) -> Iterator[tuple[_Job, Result | ImageError]]:
+def predict_batch(
+    model: MaskRCNN, batch: list[tuple[K, Image | ImageError]], options: dict[str, Any]
+) -> Iterator[tuple[K, Result | ImageError]]:
     """Results in the order of the batch. One picture that does not fit the model must not cost the others."""
     images = [image for _, image in batch if isinstance(image, Image)]
     try:
@@ -293,7 +299,7 @@ def _predict(
     except ImageError as error:
         if len(images) > 1:
             for one in batch:
-                yield from _predict(model, [one], options)
+                yield from predict_batch(model, [one], options)
             return
         for job, image in batch:
             yield job, error if isinstance(image, Image) else image
@@ -310,8 +316,8 @@ def _predict(
 # Which files there are, and what theirs are called
 
 
-def _jobs(source: Any, out: Path, recursive: bool) -> tuple[Iterator[_Job], int | None]:
-    """The jobs and their number, None where only an iterator knows."""
+def find_jobs(source: Any, out: Path, recursive: bool) -> tuple[Iterator[Job], int | None]:
+    """The jobs and their number, None where only an iterator knows. What lies in ``out`` is left out."""
     if (
         is_many(source)
         and not is_path(source)
@@ -346,7 +352,7 @@ def _jobs(source: Any, out: Path, recursive: bool) -> tuple[Iterator[_Job], int 
     return _named(unique.values(), root, out, paths), len(unique)
 
 
-def _named(sources: Iterable[Source], root: Path, out: Path, paths: set[Path]) -> Iterator[_Job]:
+def _named(sources: Iterable[Source], root: Path, out: Path, paths: set[Path]) -> Iterator[Job]:
     """Give each source a name, and its outputs a stem, that no other has (on any file system)."""
     names: set[str] = set()
     stems: set[str] = set(_RESERVED)
@@ -364,7 +370,7 @@ def _named(sources: Iterable[Source], root: Path, out: Path, paths: set[Path]) -
         short = str(Path(name).with_suffix("")) if Path(name).suffix else name
         stem = next(s for s in chain((short, name), (f"{name}_{k}" for k in count(2))) if free(s))
         stems.add(stem.lower())
-        yield _Job(source, name, stem)
+        yield Job(source, name, stem)
 
 
 def _name(path: str | os.PathLike[str], root: Path) -> str:

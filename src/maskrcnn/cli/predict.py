@@ -141,7 +141,7 @@ def _tell(report: Report) -> None:
     pictures = f"{report.done} picture{'s' * (report.done != 1)}"
     found = f"{report.instances} instance{'s' * (report.instances != 1)}"
     earlier = f", {report.skipped} done before" if report.skipped else ""
-    beside = report.json is not None and report.json.name != "results.json"
+    beside = report.json is not None and Path(report.json).name != "results.json"
     where = escape(str(report.json if beside else report.out))
     console.print(f"{pictures}, {found} in {report.seconds:.1f} s{earlier}; see {where}", soft_wrap=True)
     if report.failed:

@@ -123,13 +123,10 @@ class CocoWriter:
     def close(self) -> None:
         """Turn the journal into results.json."""
         self._file.close()
+        annotations = (row for entry in _entries(self.journal) for row in entry["annotations"])
+        images = (entry["image"] for entry in _entries(self.journal))
         with replacing(self.path) as part, part.open("w", encoding="utf-8") as out:
-            out.write(f'{{"categories": {json.dumps(self.categories)},\n"annotations": [')
-            annotations = (row for entry in _entries(self.journal) for row in entry["annotations"])
-            _write_rows(out, annotations)
-            out.write('],\n"images": [')
-            _write_rows(out, (entry["image"] for entry in _entries(self.journal)))
-            out.write("]}\n")
+            write_tables(out, self.categories, annotations, images)
         self.journal.unlink()
 
     def _note(self, file_name: str, annotations: int) -> None:
@@ -163,6 +160,20 @@ class CocoWriter:
             raise ConfigError(
                 f"resume: want the classes of this model in {path.name}, got others; choose another folder"
             )
+
+
+def write_tables(
+    out: TextIO,
+    categories: list[dict[str, Any]],
+    annotations: Iterable[dict[str, Any]],
+    images: Iterable[dict[str, Any]],
+) -> None:
+    """A results.json, its tables row by row; ``images`` is asked for when all annotations are written."""
+    out.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [')
+    _write_rows(out, annotations)
+    out.write('],\n"images": [')
+    _write_rows(out, images)
+    out.write("]}\n")
 
 
 def _line(value: dict[str, Any]) -> bytes:
