@@ -232,7 +232,8 @@ ROOMS = [
     {"engines"},
     {"weights", "output", "data", "explain", "legacy"},
     {"jobs"},
-    {"evaluate", "train", "serve"},
+    {"evaluate", "train", "scale"},
+    {"serve"},
     {"cli", "__init__", "__main__"},
 ]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from .cluster import Address, WorkerCpus, WorkerGpus, Workers, fleet_of
 from .common import (
     SOME_FAILED,
     ConfigFile,
@@ -39,17 +40,18 @@ def predict(
     weights: Weights = None,
     config: ConfigFile = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--out", "-o", help="Folder of the results. Default: beside a single picture, otherwise ./out."
         ),
     ] = None,
     save: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Which of overlay, json, masks, cutouts, labelme, yolo, csv, geojson; commas between."
+            help="Which of overlay, json, masks, cutouts, labelme, yolo, csv, geojson; commas between. "
+            "Default: overlay,json; with --ray: parquet,json, and no others."
         ),
-    ] = "overlay,json",
+    ] = None,
     score: Annotated[float | None, typer.Option(help="Least score of a detection, 0 to 1.")] = None,
     nms: Annotated[
         float | None,
@@ -74,6 +76,24 @@ def predict(
     max_pixels: Annotated[
         int | None, typer.Option(help="Refuse pictures of more pixels (default 250 million).")
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Spread the pictures over the workers of a Ray cluster; SOURCE may also be a COCO json or "
+            "parquet, and a URI such as s3://. Needs maskrcnn\\[scale].",
+        ),
+    ] = False,
+    address: Address = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = 1,
+    worker_gpus: WorkerGpus = None,
+    shard: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: pictures in a part, at most 1000 by default.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="With --ray: the column of a parquet table that has the pictures.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Find the instances in pictures; write overlays, results.json (COCO) and more.
@@ -92,14 +112,24 @@ def predict(
         "min_size": min_size,
         "max_size": max_size,
     }
-    model = load_model(weights, config, setting, device, **{k: v for k, v in given.items() if v is not None})
+    fleet = fleet_of(ray, device, address, workers, worker_cpus, worker_gpus)
+    given = {k: v for k, v in given.items() if v is not None}
+    model = load_model(weights, config, setting, "cpu" if ray else device, **given)
     wanted = None if classes is None else [_class(part, model.names) for part in split_words(classes)]
+    options: dict[str, Any] = {
+        "save": split_words(save or ("parquet,json" if ray else "overlay,json")), "batch_size": batch_size,
+        "classes": wanted, "resume": resume, "recursive": recursive, "max_pixels": max_pixels or MAX_PIXELS,
+    }  # fmt: skip
+    what = source[0] if len(source) == 1 else source
     with progress() as show:
-        report = predict_files(
-            model, source[0] if len(source) == 1 else source, out,
-            save=split_words(save), batch_size=batch_size, classes=wanted, resume=resume, recursive=recursive,
-            color_by=color_by, max_pixels=max_pixels or MAX_PIXELS, progress=show,  # type: ignore[arg-type]
-        )  # fmt: skip
+        if fleet:
+            from ..scale import predict_fleet
+
+            report = predict_fleet(
+                model, what, out, workers=fleet, shard=shard, column=column, progress=show, **options
+            )
+        else:
+            report = predict_files(model, what, out, color_by=color_by, progress=show, **options)  # type: ignore[arg-type]
     _tell(report)
     if report.failed:
         raise typer.Exit(SOME_FAILED)

@@ -1,0 +1,103 @@
+"""The connection to Ray, and what a worker gets of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many processes hold a model, and what each may use.
+
+    count   : workers; None: as many as the cluster has room for
+    cpus    : cores of each, which is also the number of threads of its network
+    gpus    : of each, also a fraction; None: 1 where the cluster has any, else 0
+    address : of a running cluster, as `ray.init` takes it; None: the environment's RAY_ADDRESS, else processes on this
+              machine for as long as the run takes
+
+    Raises ConfigError for values that cannot work.
+    """
+
+    count: int | None = None
+    cpus: float = 1
+    gpus: float | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("count", 1), ("gpus", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"workers: want {name} of at least {least}, got {value}")
+        if not self.cpus > 0:
+            raise ConfigError(f"workers: want cpus of more than 0, got {self.cpus}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of ``count`` workers gets."""
+
+    count: int
+    cpus: float
+    gpus: float
+
+    @property
+    def device(self) -> str:
+        """Ray shows a worker its own GPUs only."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Of the network, on the CPU."""
+        return max(int(self.cpus), 1)
+
+
+@contextmanager
+def cluster(workers: Workers) -> Iterator[Share]:
+    """Join or start Ray, and leave it as it was found. Raises ConfigError if it cannot be reached or is too small."""
+    joined = not ray.is_initialized()
+    if joined:
+        _join(workers)
+    try:
+        yield _share(workers, ray.cluster_resources())
+    finally:
+        if joined:
+            ray.shutdown()
+
+
+def _join(workers: Workers) -> None:
+    local: dict[str, Any] = {}
+    if not workers.address and not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        needed = 1 if workers.count is None else workers.count * workers.cpus
+        local = {"num_cpus": max(os.cpu_count() or 1, int(-(-needed // 1))), "include_dashboard": False,
+                 "object_store_memory": 2**29, "_node_ip_address": "127.0.0.1"}  # fmt: skip
+    try:
+        ray.init(workers.address, logging_level="ERROR", log_to_driver=False, **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"--address {workers.address}: want a running Ray cluster, got '{str(error).splitlines()[0]}'; "
+            "start one with 'ray start --head', or leave --address out"
+        ) from error
+
+
+def _share(workers: Workers, has: dict[str, float]) -> Share:
+    gpus = workers.gpus if workers.gpus is not None else min(has.get("GPU", 0), 1)
+    room = has.get("CPU", 0) // workers.cpus
+    if gpus:
+        room = min(room, has.get("GPU", 0) // gpus)
+    count = workers.count or int(room)
+    if count < 1 or room < 1:
+        raise ConfigError(
+            f"workers: want room for one of {workers.cpus:g} CPUs and {gpus:g} GPUs, got a cluster of "
+            f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs"
+        )
+    return Share(count, workers.cpus, gpus)
