@@ -1,36 +1,22 @@
-"""A Ray cluster on loopback, and a model that notes what it was given."""
+"""A Ray cluster on loopback, and a server on it."""
 
 import os
+import queue
 import sys
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import ray
 
-import maskrcnn
-from maskrcnn.records import Image, Result
-
-
-class Noted:
-    """The shipped model, slowed down; leaves a file PICTURE.PID.TIME for each picture that it begins."""
-
-    def __init__(self, notes: Path, seconds: float = 0.0) -> None:
-        self.model = maskrcnn.load()
-        self.names, self.config, self.source = self.model.names, self.model.config, self.model.source
-        self.notes, self.seconds = notes, seconds
-
-    def to(self, device: str) -> "Noted":
-        return self
-
-    def predict_images(self, images: Sequence[Image], **options: Any) -> list[Result]:
-        for image in images:
-            name = image.source.stem if image.source else "bytes"
-            (self.notes / f"{name}.{os.getpid()}.{time.monotonic_ns()}").touch()
-        time.sleep(self.seconds)
-        return self.model.predict_images(images, **options)
+from maskrcnn.scale import Workers
+from maskrcnn.serve import Settings
+from maskrcnn.serve.on_ray import run_on_ray
+from serving import Running, until
 
 
 @contextmanager
@@ -52,3 +38,20 @@ def small_cluster() -> Iterator[str]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def serving_on_ray(model: Any, **settings: Any) -> Iterator[Running]:
+    """As `serving.serving`, on a cluster of its own."""
+    stop, told = threading.Event(), queue.SimpleQueue[str]()
+    options = {"port": 0, "settings": Settings(**settings), "tell": told.put, "stop": stop}
+    with small_cluster(), ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run_on_ray, model, workers=Workers(1), **options)
+        try:
+            until(lambda: ended.done() or not told.empty(), 120)
+            url = told.get() if not ended.done() else str(ended.result())
+            with httpx.Client(base_url=url, timeout=60) as client:
+                yield Running(client, int(url.rstrip("/").rpartition(":")[2]), stop.set)
+        finally:
+            stop.set()
+            ended.result(60)

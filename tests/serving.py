@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from test_jobs import OneBox
 
 
 class Held(OneBox):
-    """Answers while ``gate`` is open; notes what it was asked. 3 x 3 pictures break it."""
+    """Answers while ``gate`` is open; notes what it was asked. 3 x 3 pictures break it, 5 x 5 take a second."""
 
     source = "/secret/place/weights.h5"
 
@@ -26,11 +26,18 @@ class Held(OneBox):
         self.gate.set()
         self.options: list[dict[str, Any]] = []
 
+    def __reduce__(self) -> Any:
+        return type(self), ()  # a gate stays in its process
+
+    def to(self, device: str) -> "Held":
+        return self
+
     def predict_images(self, images: Sequence[Image], **options: Any) -> list[Result]:
         assert self.gate.wait(30)
         self.options.append(options)
         if any(image.size == (3, 3) for image in images):
             raise RuntimeError("/secret/place is broken")
+        time.sleep(any(image.size == (5, 5) for image in images))
         return super().predict_images(images, **options)
 
 
@@ -40,7 +47,7 @@ class Running:
 
     client: httpx.Client
     port: int
-    server: uvicorn.Server
+    stop: Callable[[], None]
 
 
 @contextmanager
@@ -54,7 +61,7 @@ def serving(model: Any, **settings: Any) -> Iterator[Running]:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         if not hasattr(model, "gate") or model.gate.is_set():
             until(lambda: client.get("/readyz").status_code == 200)
-        yield Running(client, port, server)
+        yield Running(client, port, lambda: setattr(server, "should_exit", True))
         if hasattr(model, "gate"):
             model.gate.set()
     server.should_exit = True

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
@@ -38,7 +39,8 @@ from maskrcnn.scale.pictures import (
 )
 from maskrcnn.scale.place import Place
 from maskrcnn.scale.work import Task, do_shard
-from scaling import Noted, small_cluster
+from noted import Noted
+from scaling import small_cluster
 from serving import until
 from test_jobs import OneBox, photos
 
@@ -53,11 +55,11 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve small pictures in folders, one of them broken."""
+    """Ten small pictures in folders, one of them broken."""
     folder = tmp_path_factory.mktemp("album")
     (folder / "b").mkdir()
     with PIL.Image.open(EXAMPLES / "coins.png") as opened:
-        for i in range(11):
+        for i in range(9):
             opened.crop((10 * i, 5 * i, 10 * i + 200, 5 * i + 150)).save(folder / f"b/{i}.png")
     (folder / "broken.png").write_bytes(b"")
     return folder
@@ -106,7 +108,7 @@ def test_a_killed_worker_loses_nothing_and_adds_nothing(address: str, album: Pat
 
     killer = threading.Thread(target=kill)
     killer.start()
-    model = Noted(notes, 0.3)
+    model = Noted(notes, 0.2)
     steps: list[Step] = []
     out = tmp_path / "out"
     report = predict_fleet(
@@ -115,16 +117,19 @@ def test_a_killed_worker_loses_nothing_and_adds_nothing(address: str, album: Pat
     killer.join()
     assert killed and killed[0] != os.getpid()
     begun = [note.name.split(".")[0] for note in notes.iterdir()]
-    assert len(begun) > len(set(begun)) == 11  # the kill cost work, which was done again
+    assert len(begun) > len(set(begun)) == 9  # the kill cost work, which was done again
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workers have: the order of float sums depends on it
     alone = predict_files(model.model, album, tmp_path / "alone", save=["json"], recursive=True, score=0.5)
+    torch.set_num_threads(threads)
     assert instances(out / "results.json") == instances(tmp_path / "alone" / "results.json")
     assert (report.done, report.instances) == (alone.done, alone.instances) and report.instances > 50
     assert [name for name, _ in report.failed] == ["broken.png"] == [name for name, _ in alone.failed]
     assert report.failed[0][1] == rows(out)["broken.png"]["error"] == alone.failed[0][1]
-    assert len(rows(out)) == 12 and len(list((out / "results").iterdir())) == 6
-    assert (steps[-1].done, steps[-1].total) == (12, 12)
-    assert len(COCO(str(out / "results.json")).imgs) == 11
+    assert len(rows(out)) == 10 and len(list((out / "results").iterdir())) == 5
+    assert (steps[-1].done, steps[-1].total) == (10, 10)
+    assert len(COCO(str(out / "results.json")).imgs) == 9
 
 
 def test_a_killed_driver_is_taken_up_where_it_was(address: str, album: Path, tmp_path: Path) -> None:
@@ -132,9 +137,9 @@ def test_a_killed_driver_is_taken_up_where_it_was(address: str, album: Path, tmp
     notes.mkdir()
     code = (
         "import sys; from pathlib import Path\n"
-        "from scaling import Noted; from maskrcnn.scale import predict_fleet, Workers\n"
+        "from noted import Noted; from maskrcnn.scale import predict_fleet, Workers\n"
         "notes, album, out, address = sys.argv[1:]\n"
-        "predict_fleet(Noted(Path(notes), 0.5), album, out, workers=Workers(1, address=address), recursive=True)\n"
+        "predict_fleet(Noted(Path(notes), 0.4), album, out, workers=Workers(1, address=address), recursive=True)\n"
     )
     path = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)
     driver = subprocess.Popen(
@@ -145,29 +150,16 @@ def test_a_killed_driver_is_taken_up_where_it_was(address: str, album: Path, tmp
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     had = len(rows(out))
-    assert 0 < had < 12 and not (out / "results.json").exists()
+    assert 0 < had < 10 and not (out / "results.json").exists()
 
-    report = predict_fleet(Noted(notes), album, out, workers=Workers(1), recursive=True, resume=True)  # type: ignore[arg-type]
-    assert report.skipped > 0 and report.done == 11 - report.skipped
-    assert len(rows(out)) == 12 and len(instances(out / "results.json")) == 11
-    with pytest.raises(ConfigError, match="score"):
-        predict_fleet(Noted(notes), album, out, recursive=True, resume=True, score=0.9)  # type: ignore[arg-type]
-
-
-def test_the_command_takes_a_table_by_uri(address: str, tmp_path: Path) -> None:
-    encoded = [(EXAMPLES / name).read_bytes() for name in ("chelsea.jpg", "coins.png")]
-    pq.write_table(pa.table({"image_id": [7, 9], "bytes": encoded}), tmp_path / "photos.parquet")
-    uri = (tmp_path / "photos.parquet").as_uri()
-    done = CliRunner().invoke(
-        cli, ["predict", uri, "--ray", "--workers", "1", "-o", (tmp_path / "out").as_uri()]
-    )
-    assert done.exit_code == 0, done.output
-    assert "2 pictures" in done.output
-    assert {name: row["image_id"] for name, row in rows(tmp_path / "out").items()} == {
-        "000001": 7,
-        "000002": 9,
-    }
-    assert len(instances(tmp_path / "out" / "results.json")["000002"]) == 24  # as the README's picture shows
+    go_on = ["predict", str(album), "--ray", "--workers", "1", "-r", "--resume", "-o", str(out)]
+    done = CliRunner().invoke(cli, go_on)
+    assert done.exit_code == 3 and "broken.png" in done.output, done.output
+    assert len(rows(out)) == 10 and len(instances(out / "results.json")) == 9
+    again = {note.name.split(".")[0] for note in notes.iterdir()}
+    assert int(done.output.partition(" pictures")[0].split()[-1]) <= 10 - had and len(again) < 9
+    other = CliRunner().invoke(cli, [*go_on, "--score", "0.9"])
+    assert other.exit_code == 1 and "other values for score" in other.output.replace("\n", " ")
 
 
 def test_a_shard_that_kills_every_worker_is_given_up(address: str, album: Path, tmp_path: Path) -> None:

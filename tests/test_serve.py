@@ -30,6 +30,7 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.output import coco_file, draw, to_geojson
 from maskrcnn.serve import Settings
 from maskrcnn.serve.intake import clean_name
+from scaling import serving_on_ray
 from serving import Held, Running, serving, until
 
 COINS = (Path(__file__).parent.parent / "examples" / "photos" / "coins.png").read_bytes()
@@ -75,10 +76,11 @@ def running(model: Held) -> Iterator[Running]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def sturdy() -> Iterator[Running]:
-    """One server that takes all the blows."""
-    with serving(Held(), max_bytes=100_000, max_pixels=1_000_000) as server:
+@pytest.fixture(scope="module", params=["process", "ray"])
+def sturdy(request: pytest.FixtureRequest) -> Iterator[Running]:
+    """One server that takes all the blows, in this process and as a replica on Ray."""
+    start = serving if request.param == "process" else serving_on_ray
+    with start(Held(), max_bytes=100_000, max_pixels=1_000_000) as server:
         yield server
 
 
@@ -392,7 +394,7 @@ def test_what_is_told_of_the_server(running: Running) -> None:
     assert "maskrcnn_instances_total 1.0" in metrics and "maskrcnn_ready 1.0" in metrics
 
 
-def test_no_file_of_the_machine_is_reachable(running: Running) -> None:
+def test_no_file_of_the_machine_is_reachable(sturdy: Running) -> None:
     for path in (
         "/page.css/../app.py",
         "/..%2f..%2fetc/passwd",
@@ -401,19 +403,19 @@ def test_no_file_of_the_machine_is_reachable(running: Running) -> None:
         "/docs",
         "/page",
     ):
-        reply = running.client.get(path)
+        reply = sturdy.client.get(path)
         assert reply.status_code == 404 and "secret" not in reply.text
-    assert running.client.get("/v1/predict").status_code == 405
+    assert sturdy.client.get("/v1/predict").status_code == 405
 
 
-def test_the_page_may_load_only_what_the_server_has(running: Running) -> None:
-    page = running.client.get("/")
+def test_the_page_may_load_only_what_the_server_has(sturdy: Running) -> None:
+    page = sturdy.client.get("/")
     policy = page.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert "<script>" not in page.text and " style=" not in page.text and "onclick" not in page.text
     for file in ("page.css", "page.js"):
-        text = running.client.get(f"/{file}").text
+        text = sturdy.client.get(f"/{file}").text
         assert "http://" not in text.replace("http://www.w3.org/", "") and "https://" not in text
 
 
@@ -478,3 +480,13 @@ def test_sigterm_lets_what_is_under_way_finish() -> None:
     finally:
         process.kill()
         process.stdout.close()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("sturdy", ["ray"], indirect=True)
+def test_on_ray_too_what_is_under_way_is_finished(sturdy: Running) -> None:
+    """The last test: it ends the server."""
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(sturdy.client.post, "/v1/predict", content=png(5, 5), headers=PNG)
+        until(lambda: in_flight(sturdy) == 1)
+        sturdy.stop()
+        assert slow.result().status_code == 200

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import MissingExtraError
+from .cluster import Address, WorkerCpus, WorkerGpus, Workers, fleet_of
 from .common import (
     ConfigFile,
     Debug,
@@ -48,6 +49,18 @@ def serve(
     timeout: Annotated[float, typer.Option(help="Seconds to the answer of a request.")] = 120.0,
     setting: Setting = None,
     device: Device = "auto",
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="As many replicas on a Ray cluster as the load asks for, at most --workers. Needs "
+            "maskrcnn\\[serve,scale].",
+        ),
+    ] = False,
+    address: Address = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = 1,
+    worker_gpus: WorkerGpus = None,
     debug: Debug = False,
 ) -> None:
     """Serve the model: a page for people at /, an API for programs at /v1. Needs maskrcnn\\[serve]."""
@@ -63,6 +76,16 @@ def serve(
     )  # fmt: skip
     if token is None and host not in ("127.0.0.1", "::1", "localhost"):
         stderr.print("[yellow]open to everyone who reaches this address; --token asks for one[/]")
-    model = load_model(weights, config, setting, device)
-    run(model, host=host, port=port, settings=limits, tell=lambda url: console.print(
-        f"serving {escape(Path(str(model.source)).name)} at {url} (Ctrl-C stops)", soft_wrap=True))  # fmt: skip
+    fleet = fleet_of(ray, device, address, workers, worker_cpus, worker_gpus)
+    model = load_model(weights, config, setting, "cpu" if ray else device)
+
+    def tell(url: str) -> None:
+        name = escape(Path(str(model.source)).name)
+        console.print(f"serving {name} at {url} (Ctrl-C stops)", soft_wrap=True)
+
+    if fleet:
+        from ..serve.on_ray import run_on_ray
+
+        run_on_ray(model, workers=fleet, host=host, port=port, settings=limits, tell=tell)
+    else:
+        run(model, host=host, port=port, settings=limits, tell=tell)

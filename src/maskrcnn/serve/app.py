@@ -36,14 +36,17 @@ log = logging.getLogger("maskrcnn.serve")
 T = TypeVar("T")
 
 
-def create_app(model: MaskRCNN, settings: Settings | None = None) -> FastAPI:
+def create_app(model: MaskRCNN, settings: Settings | None = None, *, warm: bool = False) -> FastAPI:
     """An ASGI application that serves one model: `/`, `/v1/predict`, `/v1/explain`, `/v1/models`, `/healthz`,
     `/readyz`, `/metrics`, `/openapi.json`.
 
     It owns a thread for the model, from the start of its lifespan to the end, which waits for what is under way.
+
+    warm : the lifespan begins only when the model is ready, for callers who send no request before; it fails
+           with the model's first pass
     """
     settings = settings or Settings()
-    desk = Desk(model, settings)
+    desk = Desk(model, settings, warm)
     app = FastAPI(
         title="maskrcnn", version=version("maskrcnn"), description=openapi.ABOUT, lifespan=desk.lifespan,
         docs_url=None, redoc_url=None,  # they load scripts from elsewhere
@@ -86,8 +89,9 @@ def create_app(model: MaskRCNN, settings: Settings | None = None) -> FastAPI:
 class Desk:
     """What the routes share: the engine, the queue's count, and the threads that decode and encode."""
 
-    def __init__(self, model: MaskRCNN, settings: Settings) -> None:
+    def __init__(self, model: MaskRCNN, settings: Settings, warm: bool) -> None:
         self.model = model
+        self.warm = warm
         self.settings = settings
         self.in_flight = 0
         self.metrics = Metrics()
@@ -103,6 +107,8 @@ class Desk:
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Starts the model's thread, and ends it after what it has been given."""
         self.engine.start()
+        if self.warm and not await asyncio.to_thread(self.engine.wait_ready):
+            raise RuntimeError("the first pass of the model failed")
         yield
         await asyncio.to_thread(self.engine.stop)
         self.threads.shutdown()

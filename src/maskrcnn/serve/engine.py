@@ -49,12 +49,18 @@ class Engine:
         self.window = window
         self.metrics = metrics
         self.ready = False
+        self._tried = threading.Event()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def start(self) -> None:
         """Begin; ``ready`` turns true after one pass, which compiles what is compiled at first use."""
         self._thread.start()
+
+    def wait_ready(self) -> bool:
+        """Wait for the first pass; whether it worked. Blocks, so not for the event loop."""
+        self._tried.wait()
+        return self.ready
 
     def stop(self) -> None:
         """Finish what waits, then end."""
@@ -82,6 +88,7 @@ class Engine:
             log.exception("the first pass failed; this server does not call itself ready")
         else:
             self.ready = True
+        self._tried.set()
         while (first := self._jobs.get()) is not None:
             batch = [first, *self._company()]
             for limits in dict.fromkeys(job.limits for job in batch):

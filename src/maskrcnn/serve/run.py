@@ -29,15 +29,7 @@ def run(
     """
     settings = settings or Settings()
     app = create_app(model, settings)
-    try:
-        listener = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"--host {host} --port {port}: want a free address of this machine, got '{error.strerror or error}'; "
-            "choose another port"
-        ) from error
+    listener = listen(host, port)
     config = uvicorn.Config(
         app, http="h11", ws="none", lifespan="on", access_log=False, server_header=False, log_level="warning",
         timeout_keep_alive=5, timeout_graceful_shutdown=max(round(settings.drain_seconds), 1),
@@ -49,3 +41,14 @@ def run(
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn passes the signal on when it has drained
             return
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The open port. Raises ConfigError for an address that cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port}: want a free address of this machine, got '{error.strerror or error}'; "
+            "choose another port"
+        ) from error

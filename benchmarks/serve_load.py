@@ -1,0 +1,226 @@
+"""Load on `maskrcnn serve` over loopback, against what batch prediction reaches on the same machine.
+
+    python benchmarks/serve_load.py [throughput | latency | broken] ...
+
+The server is a process of its own with the shipped model; the pictures are the photos in examples/, sent as they are.
+
+throughput : images/s of `predict_files` in batches of 1 and 4 (the better counts), and of 1, 4 and 16 clients that
+             each send a picture when the last is answered. Goal: 0.9
+latency    : requests at half of the best throughput, evenly spaced, and at random times (Poisson) for comparison;
+             95th percentile against the time of one picture in this process, file to JSON. Goal: 2, evenly spaced
+broken     : 1,000 requests, every tenth broken; statuses and resident memory. Goal: no 5xx, memory that stays
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import itertools
+import json
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import PIL.Image
+
+PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "photos").glob("*.[jp][pn]g"))
+COUNT = 60  # pictures of one measurement
+SEED = 0
+
+
+class Server:
+    """The process and its address."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.pid = process.pid
+        self.address = urlsplit(url).netloc
+
+    def ask(self, data: bytes, kind: str = "image/jpeg") -> int:
+        """Send one picture; the status, once the whole answer is here."""
+        line = http.client.HTTPConnection(self.address, timeout=120)
+        try:
+            line.request("POST", "/v1/predict", data, {"Content-Type": kind})
+            reply = line.getresponse()
+            reply.read()
+            return reply.status
+        finally:
+            line.close()
+
+    def memory(self) -> float:
+        """Resident size in MB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """`maskrcnn serve` on a free port of loopback, warm."""
+    command = [sys.executable, "-m", "maskrcnn", "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        words = process.stdout.readline().split()
+        server = Server(process, next(word for word in words if word.startswith("http://")))
+        while True:
+            line = http.client.HTTPConnection(server.address, timeout=10)
+            line.request("GET", "/readyz")
+            if line.getresponse().status == 200:
+                break
+            time.sleep(0.1)
+        for path in PHOTOS * 2:
+            server.ask(path.read_bytes())
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        process.stdout.close()
+
+
+BATCH = """
+import sys, time, tempfile
+from pathlib import Path
+import maskrcnn
+from maskrcnn.jobs import predict_files
+model = maskrcnn.load()
+photos = sys.argv[2:]
+with tempfile.TemporaryDirectory() as folder:
+    predict_files(model, photos[:8], folder + "/warm", save=["json"], batch_size=int(sys.argv[1]))
+    start = time.perf_counter()
+    predict_files(model, photos, folder + "/out", save=["json"], batch_size=int(sys.argv[1]))
+    print(len(photos) / (time.perf_counter() - start))
+"""
+
+
+def batch_rate(size: int) -> float:
+    """Images/s of `predict_files` with results.json, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = []
+        for i, path in zip(range(COUNT), itertools.cycle(PHOTOS)):
+            names.append(f"{folder}/{i}{path.suffix}")
+            Path(names[-1]).write_bytes(path.read_bytes())
+        done = subprocess.run(
+            [sys.executable, "-c", BATCH, str(size), *names], stdout=subprocess.PIPE, check=True
+        )
+    return float(done.stdout)
+
+
+def client_rate(server: Server, clients: int) -> float:
+    """Images/s of so many clients, each with one request at a time."""
+    pictures = [path.read_bytes() for path in PHOTOS]
+    with ThreadPoolExecutor(clients) as pool:
+        start = time.perf_counter()
+        statuses = list(pool.map(lambda i: server.ask(pictures[i % len(pictures)]), range(COUNT)))
+        seconds = time.perf_counter() - start
+    assert set(statuses) == {200}, Counter(statuses)
+    return COUNT / seconds
+
+
+def throughput() -> None:
+    """Rates of batches and clients."""
+    rates = {size: batch_rate(size) for size in (1, 4)}
+    best = max(rates.values())
+    print(
+        "predict_files: " + ", ".join(f"{rate:.2f} images/s in batches of {n}" for n, rate in rates.items())
+    )
+    with serving() as running:
+        for clients in (1, 4, 16):
+            rate = client_rate(running, clients)
+            print(f"{clients:2} clients: {rate:.2f} images/s, {rate / best:.2f} of batch prediction")
+
+
+def alone() -> float:
+    """Median seconds of one picture in this process, file to JSON."""
+    import maskrcnn
+    from maskrcnn.serve.replies import to_json
+
+    model = maskrcnn.load()
+    times = []
+    for path in PHOTOS * 8:
+        start = time.perf_counter()
+        json.dumps(to_json(model.predict(path.read_bytes()), "model"))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[len(PHOTOS) :])
+
+
+def latencies(server: Server, gaps: Iterable[float]) -> list[float]:
+    """Seconds of each answer when a request is sent after each gap, answered or not."""
+    found: list[float] = []
+
+    def ask(data: bytes) -> None:
+        start = time.perf_counter()
+        assert server.ask(data) == 200
+        found.append(time.perf_counter() - start)
+
+    threads = []
+    due = time.perf_counter()
+    for path, gap in zip(PHOTOS * (COUNT // len(PHOTOS)), gaps, strict=False):
+        time.sleep(max(due - time.perf_counter(), 0))
+        threads.append(threading.Thread(target=ask, args=(path.read_bytes(),)))
+        threads[-1].start()
+        due += gap
+    for thread in threads:
+        thread.join()
+    return sorted(found)
+
+
+def latency() -> None:
+    """Answer times at half load."""
+    one = alone()
+    with serving() as running:
+        full = max(client_rate(running, clients) for clients in (1, 4))
+        gap = 2 / full
+        rng = random.Random(SEED)
+        print(f"one picture in process: {one * 1000:.0f} ms; the server at full load: {full:.2f} images/s")
+        for name, gaps in (
+            ("evenly spaced", itertools.repeat(gap)),
+            ("at random", (rng.expovariate(1 / gap) for _ in itertools.count())),
+        ):
+            times = latencies(running, gaps)
+            p95 = times[int(0.95 * len(times))]
+            median = statistics.median(times)
+            print(
+                f"half load, {name}: median {median * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms, {p95 / one:.2f} times one"
+            )
+
+
+def broken() -> None:
+    """A thousand requests of four clients, every tenth broken in one of several ways."""
+    with PIL.Image.open(PHOTOS[0]) as opened:
+        opened.thumbnail((160, 160))
+        file = io.BytesIO()
+        opened.save(file, "JPEG")
+    good = file.getvalue()
+    bad = [good[: len(good) // 2], b"", b"\0" * 5000, b"GIF89a" + b"\xff" * 99, b"[" * 5000]
+    with serving() as running:
+        memory: dict[int, float] = {}
+
+        def ask(i: int) -> int:
+            if i % 100 == 0:
+                memory[i] = running.memory()
+            if i % 10:
+                return running.ask(good)
+            return running.ask(bad[i // 10 % len(bad)], "application/json" if i % 50 == 40 else "image/jpeg")
+
+        with ThreadPoolExecutor(4) as pool:
+            statuses = Counter(pool.map(ask, range(1000)))
+        memory[1000] = running.memory()
+    print("statuses: " + ", ".join(f"{status} x {n}" for status, n in sorted(statuses.items())))
+    print("resident MB after 0, 100, ... requests: " + " ".join(f"{memory[i]:.0f}" for i in sorted(memory)))
+
+
+PARTS = {"throughput": throughput, "latency": latency, "broken": broken}
+
+if __name__ == "__main__":
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()
