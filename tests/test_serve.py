@@ -29,7 +29,8 @@ from maskrcnn.cli import app as cli
 from maskrcnn.errors import ConfigError
 from maskrcnn.output import coco_file, draw, to_geojson
 from maskrcnn.serve import Settings
-from maskrcnn.serve.intake import clean_name
+from maskrcnn.serve.intake import clean_name, decode
+from maskrcnn.serve.run import listen
 from scaling import serving_on_ray
 from serving import Held, Running, serving, until
 
@@ -256,14 +257,72 @@ def test_requests_share_passes_and_get_their_own_answers(model: Held) -> None:
 
 
 def test_requests_with_other_limits_do_not_share_a_pass(model: Held) -> None:
-    with serving(model, batch_size=8, window=0.3) as server, ThreadPoolExecutor(4) as pool:
-        scores = [0.1, 0.9, 0.1, 0.9]
-        list(
-            pool.map(
-                lambda s: server.client.post(f"/v1/predict?score={s}", content=png(), headers=PNG), scores
-            )
-        )
-        assert sorted(o["score"] for o in model.options if o) == [0.1, 0.9] and model.batches[-2:] == [2, 2]
+    with serving(model, batch_size=4) as server, ThreadPoolExecutor(5) as pool:
+
+        def ask(score: float) -> Any:
+            return server.client.post(f"/v1/predict?score={score}", content=png(), headers=PNG)
+
+        model.gate.clear()
+        first = pool.submit(ask, 0.5)
+        until(lambda: in_flight(server) == 1)
+        time.sleep(0.1)  # it holds the network
+        asked = [pool.submit(ask, score) for score in (0.1, 0.9, 0.1, 0.9)]
+        until(lambda: in_flight(server) == 5)
+        time.sleep(0.2)
+        model.gate.set()
+        assert all(future.result().status_code == 200 for future in (first, *asked))
+        assert [o["score"] for o in model.options if o] == [0.5, 0.1, 0.9] and model.batches[-2:] == [2, 2]
+
+
+def test_a_picture_waits_for_those_that_are_being_decoded(
+    model: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(upload: Any, *rest: Any) -> Any:
+        time.sleep(0.5 if upload.data == late else 0)
+        return decode(upload, *rest)
+
+    late = png(9, 9)
+    monkeypatch.setattr("maskrcnn.serve.app.decode", slow)
+    with serving(model, batch_size=4, window=20) as server, ThreadPoolExecutor(1) as pool:
+        other = pool.submit(server.client.post, "/v1/predict", content=late, headers=PNG)
+        until(lambda: in_flight(server) == 1)
+        assert server.client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
+        assert other.result().status_code == 200 and model.batches[-1] == 2
+        start = time.monotonic()
+        assert server.client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
+        assert time.monotonic() - start < 10  # alone it waits for nobody
+
+
+def test_large_pictures_are_decoded_a_few_at_a_time(model: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    monkeypatch.setattr("maskrcnn.serve.app.decode", lambda *a: (decoded.append(1), decode(*a))[1])
+    with serving(model, batch_size=2) as server, ThreadPoolExecutor(9) as pool:
+        model.gate.clear()
+        asked = [pool.submit(server.client.post, "/v1/predict", content=png(), headers=PNG) for _ in range(9)]
+        until(lambda: in_flight(server) == 9)
+        time.sleep(0.3)
+        assert len(decoded) == 4  # a batch in the network, and one more
+        model.gate.set()
+        assert [future.result().status_code for future in asked] == [200] * 9
+
+
+def test_headers_without_end_are_refused(running: Running) -> None:
+    with raw(
+        running, "Content-Length: 0\r\n" + "\r\n".join(f"X-{i}: {'a' * 1000}" for i in range(200))
+    ) as line:
+        assert line.recv(4096).startswith(b"HTTP/1.1 400")
+    assert running.client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
+
+
+def test_a_server_can_follow_another_on_its_port_at_once() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        caller = socket.create_connection(("127.0.0.1", port))
+        answering, _ = first.accept()
+        answering.close()  # ours is the end that has to wait
+        caller.close()
+    with listen("127.0.0.1", port), pytest.raises(ConfigError, match="want a free address"):
+        listen("127.0.0.1", port)
 
 
 def in_flight(server: Running) -> int:

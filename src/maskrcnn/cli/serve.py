@@ -39,7 +39,7 @@ def serve(
         int, typer.Option(min=1, help="Pictures that go through the network together.")
     ] = 4,
     window: Annotated[
-        float, typer.Option(min=0, help="Milliseconds that a lone picture waits for company.")
+        float, typer.Option(min=0, help="Milliseconds that a picture waits for others on their way.")
     ] = 5.0,
     queue: Annotated[
         int, typer.Option(min=1, help="Requests that may wait; the next one is told to come back.")

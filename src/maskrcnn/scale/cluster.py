@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def _join(workers: Workers) -> None:
         local = {"num_cpus": max(os.cpu_count() or 1, int(-(-needed // 1))), "include_dashboard": False,
                  "object_store_memory": 2**29, "_node_ip_address": "127.0.0.1"}  # fmt: skip
     try:
-        ray.init(workers.address, logging_level="ERROR", log_to_driver=False, **local)
+        ray.init(workers.address, logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"--address {workers.address}: want a running Ray cluster, got '{str(error).splitlines()[0]}'; "

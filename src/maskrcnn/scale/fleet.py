@@ -166,10 +166,11 @@ def _map(model: MaskRCNN, task: Task, shards: Sequence[Shard], share: Share) -> 
         return
     held = ray.put(model.to("cpu"))
     tries = ray.remote(Tries).options(num_cpus=0).remote()
+    worker: Any = Worker  # a class, which Ray calls for each worker, then its object for each row
     rows = [dataclasses.asdict(one) for one in shards]
     with _quiet():
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
-            Worker,
+            worker,
             fn_constructor_kwargs={"model": [held], "task": task, "share": share, "tries": tries},
             compute=ray.data.ActorPoolStrategy(
                 size=min(share.count, len(rows)), max_tasks_in_flight_per_actor=2

@@ -162,8 +162,10 @@ class Desk:
         options = merge(query, upload.fields)
         wanted = limits(options, self.model.names)
         async with self.decoded:
-            image = await self._in_thread(decode, upload, self.settings, self.model.config.channels == 4)
-            result = await asyncio.wrap_future(self.engine.predict(image, wanted))
+            with self.engine.expected():
+                image = await self._in_thread(decode, upload, self.settings, self.model.config.channels == 4)
+                found = self.engine.predict(image, wanted)
+            result = await asyncio.wrap_future(found)
             body, kind = await self._in_thread(reply, result, options, self.name, upload.name)
         return Response(body, media_type=kind)
 

@@ -7,7 +7,9 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,8 @@ class _Job:
 class Engine:
     """Takes pictures from any thread; answers with futures.
 
-    A batch is what waits when the network is free, at most ``batch_size``; a lone picture waits ``window``
-    seconds for company. Only pictures with equal limits share a pass, so each result is that of
+    A batch is what waits when the network is free, at most ``batch_size``; up to ``window`` seconds are given to
+    pictures that are `expected`, and none where none is, since a lone caller would only wait. Only pictures with equal limits share a pass, so each result is that of
     `MaskRCNN.predict` alone. One picture that fails does not fail the others.
     """
 
@@ -50,6 +52,7 @@ class Engine:
         self.metrics = metrics
         self.ready = False
         self._tried = threading.Event()
+        self._expected = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -67,6 +70,15 @@ class Engine:
         self.ready = False
         self._jobs.put(None)
         self._thread.join()
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """A picture is being decoded, and will be handed over inside the block. To be used from one thread."""
+        self._expected += 1
+        try:
+            yield
+        finally:
+            self._expected -= 1
 
     def predict(self, image: Image, limits: Limits) -> Future[Result]:
         """The result of one picture. The future raises ImageError or ConfigError where it does not fit."""
@@ -101,12 +113,13 @@ class Engine:
                     self._pass(group, limits)
 
     def _company(self) -> list[_Job]:
-        """What else waits, or comes within the window."""
+        """What else waits, or is expected and comes within the window."""
         found: list[_Job] = []
         deadline = time.monotonic() + self.window
         while len(found) < self.batch_size - 1:
             try:
-                job = self._jobs.get(timeout=max(deadline - time.monotonic(), 0))
+                patience = deadline - time.monotonic() if self._expected else 0
+                job = self._jobs.get(timeout=max(patience, 0))
             except queue.Empty:
                 break
             if job is None:  # the end, after this batch

@@ -16,7 +16,7 @@ class Settings:
     max_pixels     : of one picture, checked before it is decoded
     queue          : requests that may wait or be worked on; the next one gets 429
     batch_size     : pictures that go through the network together
-    window         : seconds that a lone picture waits for company
+    window         : seconds that a picture waits for others that are being decoded
     upload_seconds : for a request to arrive whole
     answer_seconds : from there to the answer
     drain_seconds  : for the requests that are under way when the server is told to stop
