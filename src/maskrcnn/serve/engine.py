@@ -41,8 +41,9 @@ class Engine:
     """Takes pictures from any thread; answers with futures.
 
     A batch is what waits when the network is free, at most ``batch_size``; up to ``window`` seconds are given to
-    pictures that are `expected`, and none where none is, since a lone caller would only wait. Only pictures with equal limits share a pass, so each result is that of
-    `MaskRCNN.predict` alone. One picture that fails does not fail the others.
+    pictures that are `expected`, and none where none is, since a lone caller would only wait. Only pictures with
+    equal limits share a pass, so each result is that of `MaskRCNN.predict` alone. One picture that fails does not
+    fail the others.
     """
 
     def __init__(self, model: MaskRCNN, batch_size: int, window: float, metrics: Metrics) -> None:
