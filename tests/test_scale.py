@@ -29,6 +29,7 @@ from maskrcnn.scale.fleet import Tries, Worker
 from maskrcnn.scale.parts import read_part, tally, write_results_json
 from maskrcnn.scale.pictures import (
     Columns,
+    Row,
     Shard,
     columns_of,
     cut,
@@ -187,7 +188,7 @@ def test_shards_are_row_groups_cut_evenly(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
     pq.write_table(table.slice(0, 3), tmp_path / "b.parquet")
     (tmp_path / "_note.txt").write_text("")
-    tables = tables_of(tmp_path)
+    tables = tables_of(tmp_path, Place.of(tmp_path / "out"))
     found = [(s.group, s.start, s.count, s.first) for s in cut(tables, 4)]
     assert found == [(0, 0, 3, 1), (0, 3, 3, 4), (0, 6, 4, 7), (1, 0, 3, 11), (1, 3, 3, 14), (1, 6, 4, 17),
                      (2, 0, 2, 21), (2, 2, 3, 23), (0, 0, 3, 26)]  # fmt: skip
@@ -200,7 +201,23 @@ def test_shards_are_row_groups_cut_evenly(tmp_path: Path) -> None:
 
 def test_an_empty_table_has_no_shards(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": pa.array([], pa.string())}), tmp_path / "a.parquet")
-    assert cut(tables_of(tmp_path / "a.parquet"), 4) == []
+    assert cut(tables_of(tmp_path / "a.parquet", Place.of(tmp_path / "out")), 4) == []
+
+
+def test_a_folder_of_pictures_stays_one_when_results_lie_in_it(tmp_path: Path) -> None:
+    photos(tmp_path, "a.png")
+    (tmp_path / "deep").mkdir()
+    pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "a.parquet")
+    out = Place.of(tmp_path / "deep" / "out")
+    assert tables_of(tmp_path, out) == []
+    (tmp_path / "a.png").unlink()
+    write_list([Row(1, "a.png", "a.png")], out / "pictures", 10)
+    (tmp_path / "deep" / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes())
+    assert [one.path.rpartition("/")[2] for one in tables_of(tmp_path, out)] == ["a.parquet"]
+    assert [one.path.rpartition("/")[2] for one in tables_of(tmp_path, out, True)] == [
+        "a.parquet",
+        "b.parquet",
+    ]
 
 
 @pytest.mark.parametrize("wrap", [lambda data: data, lambda data: {"bytes": data, "path": None}])
@@ -208,7 +225,7 @@ def test_encoded_pictures_come_from_the_table(tmp_path: Path, wrap: Any) -> None
     photos(tmp_path / "in", "1.png")
     good = (tmp_path / "in" / "1.png").read_bytes()
     pq.write_table(pa.table({"image": [wrap(good), None, wrap(b"no")]}), tmp_path / "t.parquet")
-    tables = tables_of(tmp_path / "t.parquet")
+    tables = tables_of(tmp_path / "t.parquet", Place.of(tmp_path / "out"))
     (shard,) = cut(tables, 100)
     done = do_shard(OneBox(), task(tmp_path, columns_of(tables[0])), shard)  # type: ignore[arg-type]
     assert (done.pictures, done.instances, [name for name, _ in done.failed]) == (1, 1, ["000002", "000003"])

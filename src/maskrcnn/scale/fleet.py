@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import time
 import traceback
 from collections import Counter
@@ -36,6 +37,7 @@ SAVE = ("parquet", "json")
 _SHARD = 1000  # pictures at most, unless told
 _TRIES = 5  # workers that may die over one shard
 _BLOCKS = 10_000  # Ray's objects; more shards than that share them
+_PARTS, _LISTS = r"part-\d{7,}\.parquet", r"\d{5,}\.parquet"
 _FOOTERS = 32  # threads that look at what an earlier run has
 
 
@@ -85,10 +87,10 @@ def predict_fleet(
     options = {"score": score, "classes": classes, "max_detections": max_detections}
     with cluster(workers or Workers()) as share, writing(place.uri):
         before = _before(place) if resume else None
-        tables = tables_of(source)
+        tables = tables_of(source, place, recursive)
         if before is not None:
             shard = shard or json.loads(before).get("shard")
-            tables = tables or (place / "pictures").files()
+            tables = tables or _files(place / "pictures", _LISTS)
         else:
             _clear(place)
         rows = [] if tables else list_pictures(source, place.local or Path(DEFAULT_OUT), recursive)
@@ -108,7 +110,7 @@ def predict_fleet(
                 run.add(done)
         finally:
             if target:
-                write_results_json(target, (place / "results").files(), model.names)
+                write_results_json(target, _files(place / "results", _PARTS), model.names)
     where, file = place.local or place.uri, (target.local or target.uri) if target else None
     seconds = time.monotonic() - start
     return Report(where, file, run.done, earlier, tuple(run.failed), run.instances, seconds)
@@ -145,15 +147,19 @@ def _clear(place: Place) -> None:
     """Take away what an earlier run has left, run.json first."""
     if place.local:
         place.local.mkdir(parents=True, exist_ok=True)
-    parts = [one for one in (place / "results").files() if one.path.endswith(".parquet")]
-    lists = [one for one in (place / "pictures").files() if one.path.endswith(".parquet")]
+    parts, lists = _files(place / "results", _PARTS), _files(place / "pictures", _LISTS)
     for one in (place / "run.json", *parts, *lists):
         one.delete()
 
 
+def _files(folder: Place, pattern: str) -> list[Place]:
+    """Our own files of a folder, in order."""
+    return [one for one in folder.files() if re.fullmatch(pattern, one.path.rpartition("/")[2])]
+
+
 def _todo(folder: Place, shards: Sequence[Shard]) -> tuple[list[Shard], int]:
     """The shards without a part, or with pictures that failed; and how many pictures are done."""
-    there = {one.path.rpartition("/")[2]: one for one in folder.files()}
+    there = {one.path.rpartition("/")[2]: one for one in _files(folder, _PARTS)}
     with ThreadPoolExecutor(_FOOTERS) as pool:
         tallies = dict(zip(there, pool.map(tally, there.values()), strict=True))
     todo = [one for one in shards if tallies.get(one.part, (0, 1))[1]]

@@ -93,16 +93,23 @@ class Remote:
             ) from error
 
 
-def tables_of(source: Any) -> list[Place]:
-    """The parquet files that the source names: one, or all of a folder; none where it names pictures."""
+def tables_of(source: Any, out: Place, recursive: bool = False) -> list[Place]:
+    """The parquet files that the source names: one, or those of a folder; none where it names pictures.
+
+    A folder that has pictures is one of pictures. What lies in ``out`` does not count.
+    """
     if not isinstance(source, (str, os.PathLike)) or is_url(os.fspath(source)):
         return []
     place = Place.of(source)
-    if place.path.endswith(".parquet") and place.kind() == pyarrow.fs.FileType.File:
-        return [place]
-    if place.kind() != pyarrow.fs.FileType.Directory:
+    kind = place.kind()
+    if kind == pyarrow.fs.FileType.File:
+        return [place] if place.path.endswith(".parquet") else []
+    if kind != pyarrow.fs.FileType.Directory:
         return []
-    return [one for one in place.files(recursive=True) if one.path.endswith(".parquet")]
+    files = [one for one in place.files(recursive) if not one.path.startswith(f"{out.path}/")]
+    if any(Path(one.path).suffix.lower() in SUFFIXES for one in files):
+        return []
+    return [one for one in files if one.path.endswith(".parquet")]
 
 
 def list_pictures(source: Any, out: Path, recursive: bool) -> list[Row]:
