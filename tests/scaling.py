@@ -1,4 +1,4 @@
-"""A Ray cluster on loopback, and a server on it."""
+"""A Ray cluster on this machine, and a server on it."""
 
 import os
 import queue
@@ -28,7 +28,7 @@ def small_cluster() -> Iterator[str]:
     try:
         started = ray.init(
             num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False,
-            logging_level="ERROR", _node_ip_address="127.0.0.1",
+            logging_level="ERROR",
         )  # fmt: skip
         yield started.address_info["gcs_address"]
     finally:

@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 from maskrcnn.cli import app as cli
 from maskrcnn.errors import ConfigError, DataError, ImageError
 from maskrcnn.jobs import Step, find_jobs, predict_files
-from maskrcnn.scale import Workers, predict_fleet
-from maskrcnn.scale.cluster import Share
+from maskrcnn.scale import predict_fleet
+from maskrcnn.scale.cluster import Share, Workers, cluster
 from maskrcnn.scale.fleet import Tries, Worker
 from maskrcnn.scale.parts import read_part, tally, write_results_json
 from maskrcnn.scale.pictures import (
@@ -323,3 +323,31 @@ def test_what_cannot_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "maskrcnn.scale", None)
     missing = CliRunner().invoke(cli, ["predict", "a.png", "--ray"])
     assert missing.exit_code == 1 and "maskrcnn[scale]" in missing.output.replace("\n", "")
+
+
+def test_a_cluster_of_our_own_wants_a_token_and_leaves_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def init(*_: Any, **options: Any) -> None:
+        asked.append(options | {"token": os.environ["RAY_AUTH_TOKEN"]})
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    for name in ("is_initialized", "shutdown"):
+        monkeypatch.setattr(ray, name, lambda: None)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with cluster(Workers(cpus=3)) as share:
+            assert share == Share(2, 3, 1) and share.device == "cuda"
+        assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(asked[0]["token"]) == 64
+    with cluster(Workers(cpus=0.5, gpus=0)) as share:
+        assert share == Share(16, 0.5, 0) and share.threads == 1
+    with pytest.raises(ConfigError, match="want room for one of 9 CPUs"), cluster(Workers(cpus=9)):
+        pass

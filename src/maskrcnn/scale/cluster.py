@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,9 +81,12 @@ def _join(workers: Workers) -> None:
     if not workers.address and not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # Ray's ports are open to the network, and whoever reaches them can run code: a token keeps others out.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         needed = 1 if workers.count is None else workers.count * workers.cpus
         local = {"num_cpus": max(os.cpu_count() or 1, int(-(-needed // 1))), "include_dashboard": False,
-                 "object_store_memory": 2**29, "_node_ip_address": "127.0.0.1"}  # fmt: skip
+                 "object_store_memory": 2**29}  # fmt: skip
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(workers.address, logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -88,6 +94,10 @@ def _join(workers: Workers) -> None:
             f"--address {workers.address}: want a running Ray cluster, got '{str(error).splitlines()[0]}'; "
             "start one with 'ray start --head', or leave --address out"
         ) from error
+    if threading.current_thread() is threading.main_thread():  # Ray's own handler aborts the process
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _share(workers: Workers, has: dict[str, float]) -> Share:
