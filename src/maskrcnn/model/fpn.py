@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
@@ -28,8 +27,6 @@ class FPN(nn.Module):
         outputs: list[Tensor] = []
         top: Tensor | None = None
         for level, features in zip(reversed(LEVELS), reversed(backbone), strict=True):
-            if top is not None:
-                top = F.interpolate(top, size=features.shape[-2:], mode="nearest")
             top = self.get_submodule(f"lateral{level}")(features, plus=top)
             outputs.insert(0, self.get_submodule(f"output{level}")(top))
         return (*outputs, outputs[-1][:, :, ::2, ::2])

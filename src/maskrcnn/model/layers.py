@@ -73,7 +73,10 @@ class Conv(nn.Conv2d):
         self.same = same
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """``plus``, of the output's shape, is added before the ReLU; its memory may become the output's."""
+        """``plus`` is added before the ReLU, enlarged to the nearest pixels if it is coarser.
+
+        Where no gradients are wanted, its memory may become the output's.
+        """
         if self.same:
             x = pad_same(x, self.kernel_size[0], self.stride[0])
         if self.kernel is not None and (done := self.kernel(self, x, plus)) is not None:
@@ -122,7 +125,8 @@ def folded(layer: Conv | Linear) -> tuple[Tensor, Tensor | None]:
 
 def _finish(x: Tensor, norm: BatchNorm | None, plus: Tensor | None, relu: bool) -> Tensor:
     x = x if norm is None else norm(x)
-    x = x if plus is None else x + plus
+    if plus is not None:
+        x = x + (plus if plus.shape == x.shape else F.interpolate(plus, size=x.shape[-2:], mode="nearest"))
     return F.relu(x, inplace=True) if relu else x
 
 

@@ -1,0 +1,260 @@
+"""The kernel of `winograd`, compiled by numba; its inner loops are written in LLVM's vectors.
+
+numba's own loops over channels do not become vector code here, as LLVM cannot know that 36 arrays read and 36
+written do not overlap; and it has no way to say that a matrix product's sums are to stay in registers.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .winograd import POINTS, SPAN, TILE, gather, spread
+
+INT, COUNTER = types.int64, types.CPointer(types.int64)
+I64, F32 = ir.IntType(64), ir.FloatType()
+
+
+class Vector:
+    """A register of float32 numbers, in code under construction."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def __add__(self, other: Vector) -> Vector:
+        return Vector(self.builder, self.builder.fadd(self.value, other.value, flags=("contract",)))
+
+    def __sub__(self, other: Vector) -> Vector:
+        return Vector(self.builder, self.builder.fsub(self.value, other.value, flags=("contract",)))
+
+    def __mul__(self, factor: int) -> Vector:
+        constant = ir.Constant(self.value.type, [float(factor)] * self.value.type.count)
+        return Vector(self.builder, self.builder.fmul(self.value, constant, flags=("contract",)))
+
+
+class Code:
+    """What the vector code here is made of; addresses and steps are in bytes."""
+
+    def __init__(self, builder: Any, lanes: int) -> None:
+        self.builder, self.vector = builder, ir.VectorType(F32, lanes)
+
+    def at(self, address: Any, step: Any, times: int, kind: Any) -> Any:
+        """Pointer to ``address + step * times``."""
+        place = self.builder.add(address, self.builder.mul(step, ir.Constant(I64, times)))
+        return self.builder.inttoptr(place, kind.as_pointer())
+
+    def load(self, address: Any, step: Any, times: int) -> Vector:
+        return Vector(self.builder, self.builder.load(self.at(address, step, times, self.vector), align=4))
+
+    def store(self, vector: Any, address: Any, step: Any, times: int) -> None:
+        self.builder.store(vector, self.at(address, step, times, self.vector), align=4)
+
+    def listed(self, table: Any, i: int, offset: Any) -> Any:
+        """The i-th address of a table, plus an offset."""
+        entry = self.builder.load(self.builder.gep(table, [ir.Constant(I64, i)]))
+        return self.builder.add(entry, offset)
+
+    def broadcast(self, number: Any) -> Any:
+        """A register full of one number."""
+        empty = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.vector.count), [0] * self.vector.count)
+        return self.builder.shuffle_vector(first, empty, zeros)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, rounded once."""
+        name = f"llvm.fma.v{self.vector.count}f32"
+        function = self.builder.module.globals.get(name) or ir.Function(
+            self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
+        )
+        return self.builder.call(function, [a, b, c])
+
+
+@intrinsic
+def _next(typing, counter):  # type: ignore[no-untyped-def]
+    """The counter's value, which no other thread gets."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.atomic_rmw("add", args[0], ir.Constant(I64, 1), "monotonic")
+
+    return INT(COUNTER), generate
+
+
+@intrinsic
+def _shift(typing, pointer, count):  # type: ignore[no-untyped-def]
+    """A pointer ``count`` entries further."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.gep(args[0], [args[1]])
+
+    return COUNTER(COUNTER, INT), generate
+
+
+@intrinsic
+def _pointer(typing, address):  # type: ignore[no-untyped-def]
+    """To the int64 numbers at an address."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(args[0], I64.as_pointer())
+
+    return COUNTER(INT), generate
+
+
+def _spread(lanes: int) -> Any:
+    @intrinsic
+    def function(typing, pixels, channel, target, step):  # type: ignore[no-untyped-def]
+        """Transform one register of channels of 36 pixels, whose addresses are listed."""
+
+        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            pixels, channel, target, step = args
+            code = Code(builder, lanes)
+            zero = ir.Constant(I64, 0)
+            rows = [
+                [code.load(code.listed(pixels, SPAN * i + j, channel), zero, 0) for j in range(SPAN)]
+                for i in range(SPAN)
+            ]
+            columns = [spread([row[j] for row in rows]) for j in range(SPAN)]
+            for i in range(SPAN):
+                for j, value in enumerate(spread([column[i] for column in columns])):
+                    code.store(value.value, target, step, SPAN * i + j)
+            return context.get_dummy_value()
+
+        return types.void(COUNTER, INT, INT, INT), generate
+
+    return function
+
+
+def _gather(lanes: int) -> Any:
+    @intrinsic
+    def function(typing, source, step, pixels, channel, bias, low):  # type: ignore[no-untyped-def]
+        """Transform one register of channels of 36 sums back, into 16 pixels whose addresses are listed."""
+
+        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            source, step, pixels, channel, bias, low = args
+            code = Code(builder, lanes)
+            zero = ir.Constant(I64, 0)
+            columns = [
+                gather([code.load(source, step, SPAN * i + j) for i in range(SPAN)]) for j in range(SPAN)
+            ]
+            shift = code.load(builder.add(bias, channel), zero, 0)
+            least = code.broadcast(low)
+            for i in range(TILE):
+                for j, value in enumerate(gather([column[i] for column in columns])):
+                    result = (value + shift).value
+                    result = builder.select(
+                        builder.fcmp_ordered("<", result, least), least, result
+                    )  # keeps NaN
+                    code.store(result, code.listed(pixels, TILE * i + j, channel), zero, 0)
+            return context.get_dummy_value()
+
+        return types.void(INT, INT, COUNTER, INT, INT, types.float32), generate
+
+    return function
+
+
+def _product(lanes: int, rows: int) -> Any:
+    @intrinsic
+    def function(typing, a, a_step, b, c, c_step, depth):  # type: ignore[no-untyped-def]
+        """c (rows, 2 lanes) = a (rows, depth) @ b (depth, 2 lanes); steps from row to row."""
+
+        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            a, a_step, b, c, c_step, depth = args
+            code = Code(builder, lanes)
+            four, wide = ir.Constant(I64, 4), ir.Constant(I64, 4 * lanes)
+            before, loop, after = (
+                builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
+            )  # fmt: skip
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            k = builder.phi(I64)
+            k.add_incoming(ir.Constant(I64, 0), before)
+            sums = [[builder.phi(code.vector) for _ in range(2)] for _ in range(rows)]
+            here = builder.add(b, builder.mul(k, ir.Constant(I64, 8 * lanes)))
+            right = [code.load(here, wide, j).value for j in range(2)]
+            along = builder.add(a, builder.mul(k, four))
+            added = []
+            for i in range(rows):
+                left = code.broadcast(builder.load(code.at(along, a_step, i, F32), align=4))
+                added.append([code.fma(left, right[j], sums[i][j]) for j in range(2)])
+            more = builder.add(k, ir.Constant(I64, 1))
+            k.add_incoming(more, loop)
+            for old, new in zip(chain(*sums), chain(*added), strict=True):
+                old.add_incoming(ir.Constant(code.vector, [0.0] * lanes), before)
+                old.add_incoming(new, loop)
+            builder.cbranch(builder.icmp_signed("<", more, depth), loop, after)
+            builder.position_at_end(after)
+            for i in range(rows):
+                for j in range(2):
+                    row = builder.add(c, builder.mul(wide, ir.Constant(I64, j)))
+                    code.store(added[i][j], row, c_step, i)
+            return context.get_dummy_value()
+
+        return types.void(INT, INT, INT, INT, INT, INT), generate
+
+    return function
+
+
+def compile_kernel(lanes: int, rows: int) -> Any:
+    """A C function that every thread of a team calls with the same job, see `Winograd.__call__`.
+
+    The threads draw blocks of tiles from the job's first counter until there are none left; the second one
+    gives each its own part of the scratch memory.
+    """
+    spread_one, gather_one, product = _spread(lanes), _gather(lanes), _product(lanes, rows)
+
+    @numba.njit(error_model="numpy")
+    def places(table, base, outside, tile, first, side, size, channels):  # type: ignore[no-untyped-def]
+        """Addresses of the side x side pixels from ``first`` on in a tile; ``outside`` for those beyond the map."""
+        h, w = size
+        across, down = (w + TILE - 1) // TILE, (h + TILE - 1) // TILE
+        image, y0, x0 = (
+            tile // (across * down),
+            tile // across % down * TILE + first,
+            tile % across * TILE + first,
+        )
+        for i in range(side):
+            for j in range(side):
+                y, x = y0 + i, x0 + j
+                inside = y >= 0 and y < h and x >= 0 and x < w
+                table[i * side + j] = base + 4 * ((image * h + y) * w + x) * channels if inside else outside
+
+    @numba.cfunc(types.void(COUNTER), cache=True, error_model="numpy")
+    def kernel(pointer):  # type: ignore[no-untyped-def]
+        job = numba.carray(pointer, 15)
+        x, out, weight, bias, scratch, zeros = job[2], job[3], job[4], job[5], job[6], job[7]
+        n, size, c_in, c_out, block = job[8], (job[9], job[10]), job[11], job[12], job[13]
+        low = np.float32(0) if job[14] else np.float32(-np.inf)
+        beyond = zeros + 4 * max(c_in, c_out)
+        tiles = n * ((size[0] + TILE - 1) // TILE) * ((size[1] + TILE - 1) // TILE)
+        left = scratch + 4 * POINTS * block * (c_in + c_out) * _next(_shift(pointer, 1))  # type: ignore[call-arg]
+        sums = left + 4 * POINTS * block * c_in
+        table_memory = np.empty(POINTS, np.int64)
+        table = _pointer(table_memory.ctypes.data)
+        while True:
+            start = _next(pointer) * block
+            if start >= tiles:
+                break
+            count = min(block, tiles - start)
+            filled = (count + rows - 1) // rows * rows
+            for t in range(filled):  # the product takes whole groups of rows: the last tile fills the rest
+                places(table_memory, x, zeros, min(start + t, tiles - 1), -1, SPAN, size, c_in)
+                for c in range(0, 4 * c_in, 4 * lanes):
+                    spread_one(table, c, left + 4 * t * c_in + c, 4 * block * c_in)
+            for point in range(POINTS):
+                for panel in range(0, c_out, 2 * lanes):
+                    for t in range(0, filled, rows):
+                        product(left + 4 * (point * block + t) * c_in, 4 * c_in,
+                                weight + 4 * (point * c_out + panel) * c_in,
+                                sums + 4 * ((point * block + t) * c_out + panel), 4 * c_out, c_in)  # fmt: skip
+            for t in range(count):
+                places(table_memory, out, beyond, start + t, 0, TILE, size, c_out)
+                for c in range(0, 4 * c_out, 4 * lanes):
+                    gather_one(sums + 4 * t * c_out + c, 4 * block * c_out, table, c, bias, low)
+
+    return kernel

@@ -1,0 +1,68 @@
+"""Winograd's transforms on paper, and the compiled kernel against PyTorch's convolution in float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maskrcnn.engines import winograd
+
+pytestmark = pytest.mark.skipif(
+    not winograd.fit(32, 32), reason="this PyTorch does not run on OpenMP's threads"
+)
+
+WIDTHS = [8, 16] if torch.backends.cpu.get_cpu_capability() == "AVX512" else [8]
+
+
+def test_one_line_of_four_outputs_is_a_correlation() -> None:
+    """Six products in place of twelve; exact in whole numbers of sixths and twenty-fourths."""
+    line, taps = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0]), np.array([2.0, 7.0, 1.0])
+    products = np.array(winograd.spread(line)) * (np.array(winograd.WEIGHTS) @ taps)
+    assert np.allclose(winograd.gather(products), [17.0, 31.0, 20.0, 46.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("n", "c_in", "c_out", "h", "w"),
+    [(1, 32, 32, 1, 1), (1, 64, 32, 4, 4), (2, 32, 64, 5, 7), (7, 64, 64, 14, 14), (1, 32, 96, 33, 50)],
+)
+def test_the_kernel_convolves(
+    width: int, n: int, c_in: int, c_out: int, h: int, w: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "lanes", lambda: width)
+    torch.manual_seed(0)
+    x = torch.randn(n, c_in, h, w).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(c_out, c_in, 3, 3), torch.randn(c_out)
+    wanted = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    layer = winograd.Winograd(weight, bias)
+    for relu in (False, True):
+        ours = layer(x, relu)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        assert (ours - (wanted.relu() if relu else wanted)).abs().max() < 5e-5 * wanted.abs().max()
+
+
+def test_memory_in_the_other_order_and_no_images() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(32, 32, 3, 3)
+    layer = winograd.Winograd(weight, None)
+    x = torch.randn(1, 32, 6, 6)
+    assert torch.allclose(layer(x, False), F.conv2d(x, weight, padding=1), atol=1e-3)
+    assert layer(x[:0], False).shape == (0, 32, 6, 6)
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    layer = winograd.Winograd(torch.ones(32, 32, 3, 3), None)
+    assert layer(torch.full((1, 32, 4, 4), torch.nan), True).isnan().all()
+
+
+def test_threads_follow_pytorch() -> None:
+    torch.manual_seed(0)
+    layer = winograd.Winograd(torch.randn(32, 32, 3, 3), None)
+    x = torch.randn(3, 32, 20, 20)
+    wanted, threads = layer(x, False), torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(layer(x, False), wanted)
+    finally:
+        torch.set_num_threads(threads)
