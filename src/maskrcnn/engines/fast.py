@@ -8,7 +8,6 @@ and pickles of a model take the kernels along without these weights.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -95,7 +94,7 @@ def _winograd(layer: Conv) -> Compute:
     def compute(x: Tensor, plus: Tensor | None) -> Tensor:
         y = convolve(x, relu and plus is None)
         if plus is not None:
-            y = y.add_(_enlarged(plus, tuple(y.shape)))
+            y = y.add_(_enlarged(plus, y.shape))
             y = y.relu_() if relu else y
         return y
 
@@ -113,11 +112,11 @@ def _conv(layer: Conv, x: Tensor) -> Compute:
     relu = "relu" if layer.relu else None
 
     def compute(x: Tensor, plus: Tensor | None) -> Tensor:
-        h, w = ((x.shape[i + 2] + 2 * pad[i] - layer.kernel_size[i]) // stride[i] + 1 for i in range(2))
-        shape = (x.shape[0], layer.out_channels, h, w)
+        sides = ((x.shape[i + 2] + 2 * pad[i] - layer.kernel_size[i]) // stride[i] + 1 for i in range(2))
+        shape = torch.Size((x.shape[0], layer.out_channels, *sides))
         if plus is not None:
             plus = _enlarged(plus, shape)
-        elif math.prod(shape) * 4 > memory.LARGE:
+        elif shape.numel() * 4 > memory.LARGE:
             plus = memory.maps(*shape, zero=True)  # the only way to say where the output goes
         else:
             return torch.ops.mkldnn._convolution_pointwise(x, *common, relu or "none", [], "")
@@ -126,7 +125,7 @@ def _conv(layer: Conv, x: Tensor) -> Compute:
     return compute
 
 
-def _enlarged(plus: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+def _enlarged(plus: Tensor, shape: torch.Size) -> Tensor:
     """Each pixel repeated, where ``plus`` is coarser than the output."""
     if plus.shape == shape:
         return plus
