@@ -3,14 +3,18 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import maskrcnn
 from maskrcnn import engines
 from maskrcnn.engines import fast
 from maskrcnn.errors import ConfigError
+from maskrcnn.legacy import graph
+from maskrcnn.model.image import to_batch
 from maskrcnn.model.layers import Conv, Linear
 from maskrcnn.records import Image, Result
 from test_model import network, picture
@@ -72,11 +76,15 @@ def test_training_and_loading_make_the_kernels_anew() -> None:
     randomise(layer)
     both(layer, x)
     assert layer.kernel is not None
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    for change in ("step", "load_state_dict", "assign", "statistics", "to"):
-        if change == "step":
+    for change in ("step", "fused step", "data", "load_state_dict", "assign", "statistics", "to"):
+        if "step" in change:
+            optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, fused="fused" in change)
             layer(x).square().sum().backward()
+            with torch.no_grad():
+                layer(x)  # has seen the weights again when the step comes
             optimizer.step()
+        elif change == "data":
+            layer.weight.data.mul_(1.5)
         elif change == "load_state_dict":
             layer.load_state_dict({k: v * 2 for k, v in layer.state_dict().items()})
         elif change == "assign":
@@ -146,3 +154,15 @@ def test_autocast_and_other_types_are_left_to_the_layer() -> None:
         with torch.autocast("cpu"):
             assert kernel(layer, torch.randn(1, 8, 6, 6)) is None
     assert kernel(layer, torch.randn(1, 8, 6, 6)) is None
+
+
+def test_a_lateral_output_of_matterports_graph_is_the_convolution_alone() -> None:
+    """Here a lateral layer adds the coarser map too; in Keras that is a layer of its own."""
+    model = engines.attach(network(depth=50))
+    batch = to_batch([Image(picture(64, 64))], model.config)
+    with torch.no_grad():
+        c4 = model.backbone(batch.pixels)[2]
+        lateral = model.fpn.lateral4
+        wanted = F.conv2d(c4, lateral.weight, lateral.bias).permute(0, 2, 3, 1).numpy()
+    (ours,) = graph.run(model, batch, range(3), ["fpn_c4p4"])
+    assert np.allclose(ours, wanted, atol=1e-4 * np.abs(wanted).max())

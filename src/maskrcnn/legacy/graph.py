@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..model import MaskRCNN
@@ -136,23 +136,31 @@ def run(network: MaskRCNN, batch: ImageBatch, order: Sequence[int], names: Seque
             f"fpn_c2p2 .. fpn_c5p5, fpn_p2 .. fpn_p5, {', '.join(STAGES)}; or see maskrcnn's model.trace(image)"
         )
     paths = {path for stage in found.values() if stage and (path := _module(stage))} | {"mask.deconv"}
-    tapped: dict[str, Tensor] = {}
+    parts: dict[str, list[Tensor]] = {}  # a layer may be called for some RoIs at a time
     kept: dict[str, Any] = {}
 
     def tap(path: str) -> Callable[..., None]:
-        # a copy, since the next layer may compute in the memory of this one's output
-        return lambda module, inputs, output: tapped.__setitem__(path, output.clone())
+        def hook(module: nn.Module, inputs: Any, options: dict[str, Any], output: Tensor) -> None:
+            # a copy, since the next layer may compute in the memory of this one's output
+            output = output.clone()
+            if (above := options.get("plus")) is not None:  # the reference adds in a layer of its own
+                output -= F.interpolate(above, size=output.shape[-2:], mode="nearest")
+            parts.setdefault(path, []).append(output)
+
+        return hook
 
     missing = [path for path in paths if path not in dict(network.named_modules())]
     if missing:
         raise ConfigError(f"want layers of this network, it lacks {', '.join(missing)}")
-    handles = [network.get_submodule(path).register_forward_hook(tap(path)) for path in paths]
+    handles = [
+        network.get_submodule(path).register_forward_hook(tap(path), with_kwargs=True) for path in paths
+    ]
     try:
         network(batch, keep=kept.update)
     finally:
         for handle in handles:
             handle.remove()
-    one = Pass(network, batch, order, kept, tapped)
+    one = Pass(network, batch, order, kept, {path: torch.cat(values) for path, values in parts.items()})
     outputs = []
     for stage in found.values():
         assert stage is not None

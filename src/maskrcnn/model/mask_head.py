@@ -11,7 +11,12 @@ from .layers import Conv
 
 
 class MaskHead(nn.Module):
-    """3x3 convolutions, a deconvolution that doubles the side, and one mask a class."""
+    """3x3 convolutions, a deconvolution that doubles the side, and one mask a class.
+
+    ``part`` is how many RoIs go through the last two layers together, None for all.
+    """
+
+    part: int | None = None
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -34,6 +39,12 @@ class MaskHead(nn.Module):
         x = features
         for name in self.convs:
             x = self.get_submodule(name)(x)
+        if self.part is None or torch.compiler.is_compiling():  # whose count of RoIs stays open
+            return self._own(x, labels)
+        parts = zip(x.split(self.part), labels.split(self.part), strict=True)
+        return torch.cat([self._own(some, theirs) for some, theirs in parts])
+
+    def _own(self, x: Tensor, labels: Tensor) -> Tensor:
         x = F.relu(self.deconv(x), inplace=True)
         row = torch.zeros_like(labels) if self.logits.out_channels == 1 else labels
         weight, bias = self.logits.weight.flatten(1)[row], self.logits.bias[row]  # type: ignore[index]
