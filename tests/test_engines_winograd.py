@@ -66,3 +66,9 @@ def test_threads_follow_pytorch() -> None:
             assert torch.equal(layer(x, False), wanted)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_the_kernel_is_compiled_once_and_then_read_from_the_cache() -> None:
+    winograd.kernel()
+    again = winograd._Compiled(winograd.lanes())  # as another process would
+    assert again._function.cache_hits == 1

@@ -106,98 +106,103 @@ def _pointer(typing, address):  # type: ignore[no-untyped-def]
     return COUNTER(INT), generate
 
 
-def _spread(lanes: int) -> Any:
-    @intrinsic
-    def function(typing, pixels, channel, target, step):  # type: ignore[no-untyped-def]
-        """Transform one register of channels of 36 pixels, whose addresses are listed."""
+@intrinsic(prefer_literal=True)
+def _spread(typing, lanes, pixels, channel, target, step):  # type: ignore[no-untyped-def]
+    """Transform one register of channels of 36 pixels, whose addresses are listed."""
 
-        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            pixels, channel, target, step = args
-            code = Code(builder, lanes)
-            zero = ir.Constant(I64, 0)
-            rows = [
-                [code.load(code.listed(pixels, SPAN * i + j, channel), zero, 0) for j in range(SPAN)]
-                for i in range(SPAN)
-            ]
-            columns = [spread([row[j] for row in rows]) for j in range(SPAN)]
-            for i in range(SPAN):
-                for j, value in enumerate(spread([column[i] for column in columns])):
-                    code.store(value.value, target, step, SPAN * i + j)
-            return context.get_dummy_value()
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _, pixels, channel, target, step = args
+        code = Code(builder, lanes.literal_value)
+        zero = ir.Constant(I64, 0)
+        rows = [
+            [code.load(code.listed(pixels, SPAN * i + j, channel), zero, 0) for j in range(SPAN)]
+            for i in range(SPAN)
+        ]
+        columns = [spread([row[j] for row in rows]) for j in range(SPAN)]
+        for i in range(SPAN):
+            for j, value in enumerate(spread([column[i] for column in columns])):
+                code.store(value.value, target, step, SPAN * i + j)
+        return context.get_dummy_value()
 
-        return types.void(COUNTER, INT, INT, INT), generate
-
-    return function
+    return types.void(lanes, COUNTER, INT, INT, INT), generate
 
 
-def _gather(lanes: int) -> Any:
-    @intrinsic
-    def function(typing, source, step, pixels, channel, bias, low):  # type: ignore[no-untyped-def]
-        """Transform one register of channels of 36 sums back, into 16 pixels whose addresses are listed."""
+@intrinsic(prefer_literal=True)
+def _gather(typing, lanes, source, step, pixels, channel, bias, low):  # type: ignore[no-untyped-def]
+    """Transform one register of channels of 36 sums back, into 16 pixels whose addresses are listed."""
 
-        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            source, step, pixels, channel, bias, low = args
-            code = Code(builder, lanes)
-            zero = ir.Constant(I64, 0)
-            columns = [
-                gather([code.load(source, step, SPAN * i + j) for i in range(SPAN)]) for j in range(SPAN)
-            ]
-            shift = code.load(builder.add(bias, channel), zero, 0)
-            least = code.broadcast(low)
-            for i in range(TILE):
-                for j, value in enumerate(gather([column[i] for column in columns])):
-                    result = (value + shift).value
-                    result = builder.select(
-                        builder.fcmp_ordered("<", result, least), least, result
-                    )  # keeps NaN
-                    code.store(result, code.listed(pixels, TILE * i + j, channel), zero, 0)
-            return context.get_dummy_value()
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _, source, step, pixels, channel, bias, low = args
+        code = Code(builder, lanes.literal_value)
+        zero = ir.Constant(I64, 0)
+        columns = [gather([code.load(source, step, SPAN * i + j) for i in range(SPAN)]) for j in range(SPAN)]
+        shift = code.load(builder.add(bias, channel), zero, 0)
+        least = code.broadcast(low)
+        for i in range(TILE):
+            for j, value in enumerate(gather([column[i] for column in columns])):
+                result = (value + shift).value
+                result = builder.select(builder.fcmp_ordered("<", result, least), least, result)  # keeps NaN
+                code.store(result, code.listed(pixels, TILE * i + j, channel), zero, 0)
+        return context.get_dummy_value()
 
-        return types.void(INT, INT, COUNTER, INT, INT, types.float32), generate
-
-    return function
+    return types.void(lanes, INT, INT, COUNTER, INT, INT, types.float32), generate
 
 
-def _product(lanes: int, rows: int) -> Any:
-    @intrinsic
-    def function(typing, a, a_step, b, c, c_step, depth):  # type: ignore[no-untyped-def]
-        """c (rows, 2 lanes) = a (rows, depth) @ b (depth, 2 lanes); steps from row to row."""
+@intrinsic(prefer_literal=True)
+def _product(typing, lanes, rows, a, a_step, b, c, c_step, depth):  # type: ignore[no-untyped-def]
+    """c (rows, 2 lanes) = a (rows, depth) @ b (depth, 2 lanes); steps from row to row."""
 
-        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            a, a_step, b, c, c_step, depth = args
-            code = Code(builder, lanes)
-            four, wide = ir.Constant(I64, 4), ir.Constant(I64, 4 * lanes)
-            before, loop, after = (
-                builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
-            )  # fmt: skip
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            k = builder.phi(I64)
-            k.add_incoming(ir.Constant(I64, 0), before)
-            sums = [[builder.phi(code.vector) for _ in range(2)] for _ in range(rows)]
-            here = builder.add(b, builder.mul(k, ir.Constant(I64, 8 * lanes)))
-            right = [code.load(here, wide, j).value for j in range(2)]
-            along = builder.add(a, builder.mul(k, four))
-            added = []
-            for i in range(rows):
-                left = code.broadcast(builder.load(code.at(along, a_step, i, F32), align=4))
-                added.append([code.fma(left, right[j], sums[i][j]) for j in range(2)])
-            more = builder.add(k, ir.Constant(I64, 1))
-            k.add_incoming(more, loop)
-            for old, new in zip(chain(*sums), chain(*added), strict=True):
-                old.add_incoming(ir.Constant(code.vector, [0.0] * lanes), before)
-                old.add_incoming(new, loop)
-            builder.cbranch(builder.icmp_signed("<", more, depth), loop, after)
-            builder.position_at_end(after)
-            for i in range(rows):
-                for j in range(2):
-                    row = builder.add(c, builder.mul(wide, ir.Constant(I64, j)))
-                    code.store(added[i][j], row, c_step, i)
-            return context.get_dummy_value()
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _, _, a, a_step, b, c, c_step, depth = args
+        width, height = lanes.literal_value, rows.literal_value
+        code = Code(builder, width)
+        four, wide = ir.Constant(I64, 4), ir.Constant(I64, 4 * width)
+        before, loop, after = (
+            builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
+        )  # fmt: skip
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(I64)
+        k.add_incoming(ir.Constant(I64, 0), before)
+        sums = [[builder.phi(code.vector) for _ in range(2)] for _ in range(height)]
+        here = builder.add(b, builder.mul(k, ir.Constant(I64, 8 * width)))
+        right = [code.load(here, wide, j).value for j in range(2)]
+        along = builder.add(a, builder.mul(k, four))
+        added = []
+        for i in range(height):
+            left = code.broadcast(builder.load(code.at(along, a_step, i, F32), align=4))
+            added.append([code.fma(left, right[j], sums[i][j]) for j in range(2)])
+        more = builder.add(k, ir.Constant(I64, 1))
+        k.add_incoming(more, loop)
+        for old, new in zip(chain(*sums), chain(*added), strict=True):
+            old.add_incoming(ir.Constant(code.vector, [0.0] * width), before)
+            old.add_incoming(new, loop)
+        builder.cbranch(builder.icmp_signed("<", more, depth), loop, after)
+        builder.position_at_end(after)
+        for i in range(height):
+            for j in range(2):
+                row = builder.add(c, builder.mul(wide, ir.Constant(I64, j)))
+                code.store(added[i][j], row, c_step, i)
+        return context.get_dummy_value()
 
-        return types.void(INT, INT, INT, INT, INT, INT), generate
+    return types.void(lanes, rows, INT, INT, INT, INT, INT, INT), generate
 
-    return function
+
+@numba.njit(error_model="numpy")
+def _places(table, base, outside, tile, first, side, size, channels):  # type: ignore[no-untyped-def]
+    """Addresses of the side x side pixels from ``first`` on in a tile; ``outside`` for those beyond the map."""
+    h, w = size
+    across, down = (w + TILE - 1) // TILE, (h + TILE - 1) // TILE
+    image, y0, x0 = (
+        tile // (across * down),
+        tile // across % down * TILE + first,
+        tile % across * TILE + first,
+    )
+    for i in range(side):
+        for j in range(side):
+            y, x = y0 + i, x0 + j
+            inside = y >= 0 and y < h and x >= 0 and x < w
+            table[i * side + j] = base + 4 * ((image * h + y) * w + x) * channels if inside else outside
 
 
 def compile_kernel(lanes: int, rows: int) -> Any:
@@ -205,24 +210,8 @@ def compile_kernel(lanes: int, rows: int) -> Any:
 
     The threads draw blocks of tiles from the job's first counter until there are none left; the second one
     gives each its own part of the scratch memory.
+    numba's cache tells kernels apart by the two numbers that it finds in the closure.
     """
-    spread_one, gather_one, product = _spread(lanes), _gather(lanes), _product(lanes, rows)
-
-    @numba.njit(error_model="numpy")
-    def places(table, base, outside, tile, first, side, size, channels):  # type: ignore[no-untyped-def]
-        """Addresses of the side x side pixels from ``first`` on in a tile; ``outside`` for those beyond the map."""
-        h, w = size
-        across, down = (w + TILE - 1) // TILE, (h + TILE - 1) // TILE
-        image, y0, x0 = (
-            tile // (across * down),
-            tile // across % down * TILE + first,
-            tile % across * TILE + first,
-        )
-        for i in range(side):
-            for j in range(side):
-                y, x = y0 + i, x0 + j
-                inside = y >= 0 and y < h and x >= 0 and x < w
-                table[i * side + j] = base + 4 * ((image * h + y) * w + x) * channels if inside else outside
 
     @numba.cfunc(types.void(COUNTER), cache=True, error_model="numpy")
     def kernel(pointer):  # type: ignore[no-untyped-def]
@@ -243,18 +232,18 @@ def compile_kernel(lanes: int, rows: int) -> Any:
             count = min(block, tiles - start)
             filled = (count + rows - 1) // rows * rows
             for t in range(filled):  # the product takes whole groups of rows: the last tile fills the rest
-                places(table_memory, x, zeros, min(start + t, tiles - 1), -1, SPAN, size, c_in)
+                _places(table_memory, x, zeros, min(start + t, tiles - 1), -1, SPAN, size, c_in)
                 for c in range(0, 4 * c_in, 4 * lanes):
-                    spread_one(table, c, left + 4 * t * c_in + c, 4 * block * c_in)
+                    _spread(lanes, table, c, left + 4 * t * c_in + c, 4 * block * c_in)
             for point in range(POINTS):
                 for panel in range(0, c_out, 2 * lanes):
                     for t in range(0, filled, rows):
-                        product(left + 4 * (point * block + t) * c_in, 4 * c_in,
+                        _product(lanes, rows, left + 4 * (point * block + t) * c_in, 4 * c_in,
                                 weight + 4 * (point * c_out + panel) * c_in,
                                 sums + 4 * ((point * block + t) * c_out + panel), 4 * c_out, c_in)  # fmt: skip
             for t in range(count):
-                places(table_memory, out, beyond, start + t, 0, TILE, size, c_out)
+                _places(table_memory, out, beyond, start + t, 0, TILE, size, c_out)
                 for c in range(0, 4 * c_out, 4 * lanes):
-                    gather_one(sums + 4 * t * c_out + c, 4 * block * c_out, table, c, bias, low)
+                    _gather(lanes, sums + 4 * t * c_out + c, 4 * block * c_out, table, c, bias, low)
 
     return kernel
