@@ -7,7 +7,7 @@ exclusive. Records of a batch are flat: row i belongs to image ``image_index[i]`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,19 @@ class Image:
     def size(self) -> Size:
         """(h, w) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a video.
+
+    index : its number in the video, from 0; frames that are lost or left out are counted
+    time  : seconds since the video's first frame
+    """
+
+    image: Image
+    index: int
+    time: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +233,8 @@ class Result:
     size      : (h, w) of the original image
     image     : the picture itself, for drawing; its pixels are read again from the file where it came from one
     paste     : how a RoI mask becomes pixels, see `maskrcnn.ops.paste`
+    ids       : (n,) int64, from 1: the same object has the same number in all frames of a video that is tracked
+    frame, time : which frame of a video this is, from 0, and its seconds since the first
     """
 
     boxes: Tensor
@@ -230,10 +245,15 @@ class Result:
     size: Size
     image: Image | Path | None = field(default=None, repr=False)
     paste: Literal["aligned", "torchvision", "last_pixel", "skimage"] = "aligned"
+    ids: Tensor | None = None
+    frame: int | None = None
+    time: float | None = None
 
     def __post_init__(self) -> None:
         n = self.boxes.shape[0]
         wanted = {"boxes": (n, 4), "labels": (n,), "scores": (n,)}
+        if self.ids is not None:
+            wanted["ids"] = (n,)
         for name, shape in wanted.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ShapeError(f"{name}: want {shape}, got {tuple(getattr(self, name).shape)}")
@@ -245,9 +265,9 @@ class Result:
 
     def __getitem__(self, keep: int | slice | Sequence[int] | np.ndarray | Tensor) -> Result:
         index = torch.arange(len(self))[_index(keep)].reshape(-1)
-        return Result(
-            self.boxes[index], self.labels[index], self.scores[index], self.roi_masks[index],
-            self.names, self.size, self.image, self.paste,
+        return replace(
+            self, boxes=self.boxes[index], labels=self.labels[index], scores=self.scores[index],
+            roi_masks=self.roi_masks[index], ids=None if self.ids is None else self.ids[index],
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Result]:

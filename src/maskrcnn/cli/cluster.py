@@ -11,6 +11,14 @@ from ..errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from .. import scale
 
+Ray = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Spread the pictures over the workers of a Ray cluster; SOURCE may also be a COCO json or "
+        "parquet, and a URI such as s3://. Needs maskrcnn\\[scale].",
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -25,6 +33,12 @@ WorkerCpus = Annotated[float, typer.Option(help="With --ray: cores, and threads,
 WorkerGpus = Annotated[
     float | None,
     typer.Option(help="With --ray: GPUs of each worker, 0.5 for two on one. Default: 1 if there are any."),
+]
+Shard = Annotated[
+    int | None, typer.Option(min=1, help="With --ray: pictures in a part, at most 1000 by default.")
+]
+Column = Annotated[
+    str | None, typer.Option(help="With --ray: the column of a parquet table that has the pictures.")
 ]
 
 

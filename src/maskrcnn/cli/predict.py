@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from .cluster import Address, WorkerCpus, WorkerGpus, Workers, fleet_of
+from ..errors import ConfigError, ImageError
+from .cluster import Address, Column, Ray, Shard, WorkerCpus, WorkerGpus, Workers, fleet_of
 from .common import (
     SOME_FAILED,
     ConfigFile,
@@ -20,119 +21,197 @@ from .common import (
     console,
     load_model,
     split_words,
+    stderr,
 )
 from .progress import progress
 
 if TYPE_CHECKING:
+    from .. import scale
     from ..jobs import Report
+    from ..model import MaskRCNN
+    from ..videos import VideoReport
+
+_VIDEO = "Videos"
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Pictures, folders, globs ('photos/**/*.jpg') or URLs; videos, streams (rtsp://...) or cameras (0).",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out", "-o", help="Folder of the results. Default: beside a single file, otherwise ./out."
+    ),
+]
+Save = Annotated[
+    str | None,
+    typer.Option(
+        help="Which of overlay, json, masks, cutouts, labelme, yolo, csv, geojson; commas between. "
+        "Of a video: overlay, json. Default: overlay,json; with --ray: parquet,json, and no others."
+    ),
+]
+Score = Annotated[float | None, typer.Option(help="Least score of a detection, 0 to 1.")]
+Nms = Annotated[
+    float | None, typer.Option(help="Overlap (IoU) above which the weaker of two detections goes, 0 to 1.")
+]
+Classes = Annotated[
+    str | None, typer.Option(help="Only these classes: names or numbers from 0, commas between.")
+]
+MaxDetections = Annotated[int | None, typer.Option(help="At most this many instances a picture.")]
+MinSize = Annotated[int | None, typer.Option(help="Resize the short side to this many pixels...")]
+MaxSize = Annotated[int | None, typer.Option(help="... unless the long side would exceed this.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that go through the network together.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Keep what an earlier run into --out has done, and do the rest.")
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into subfolders.")]
+ColorBy = Annotated[str, typer.Option(help="One colour for each instance or each class.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Refuse pictures of more pixels (default 250 million).")]
+Track = Annotated[
+    bool,
+    typer.Option("--track", help="Give the same object the same number and colour.", rich_help_panel=_VIDEO),
+]
+Stride = Annotated[
+    int | None, typer.Option(min=1, help="Take every so manyth frame.", rich_help_panel=_VIDEO)
+]
+Start = Annotated[str | None, typer.Option(help="Begin there: seconds, or 1:23:45.", rich_help_panel=_VIDEO)]
+End = Annotated[str | None, typer.Option(help="End there.", rich_help_panel=_VIDEO)]
 
 
 @app.command()
 def predict(
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Pictures, folders, globs ('photos/**/*.jpg') or URLs.",
-            show_default=False,
-        ),
-    ],
+    source: Sources,
     weights: Weights = None,
     config: ConfigFile = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out", "-o", help="Folder of the results. Default: beside a single picture, otherwise ./out."
-        ),
-    ] = None,
-    save: Annotated[
-        str | None,
-        typer.Option(
-            help="Which of overlay, json, masks, cutouts, labelme, yolo, csv, geojson; commas between. "
-            "Default: overlay,json; with --ray: parquet,json, and no others."
-        ),
-    ] = None,
-    score: Annotated[float | None, typer.Option(help="Least score of a detection, 0 to 1.")] = None,
-    nms: Annotated[
-        float | None,
-        typer.Option(help="Overlap (IoU) above which the weaker of two detections goes, 0 to 1."),
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Only these classes: names or numbers from 0, commas between.")
-    ] = None,
-    max_detections: Annotated[int | None, typer.Option(help="At most this many instances a picture.")] = None,
-    min_size: Annotated[int | None, typer.Option(help="Resize the short side to this many pixels...")] = None,
-    max_size: Annotated[int | None, typer.Option(help="... unless the long side would exceed this.")] = None,
+    out: Out = None,
+    save: Save = None,
+    score: Score = None,
+    nms: Nms = None,
+    classes: Classes = None,
+    max_detections: MaxDetections = None,
+    min_size: MinSize = None,
+    max_size: MaxSize = None,
     setting: Setting = None,
     device: Device = "auto",
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Pictures that go through the network together.")
-    ] = 1,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what an earlier run into --out has done, and do the rest.")
-    ] = False,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also look into subfolders.")] = False,
-    color_by: Annotated[str, typer.Option(help="One colour for each instance or each class.")] = "instance",
-    max_pixels: Annotated[
-        int | None, typer.Option(help="Refuse pictures of more pixels (default 250 million).")
-    ] = None,
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Spread the pictures over the workers of a Ray cluster; SOURCE may also be a COCO json or "
-            "parquet, and a URI such as s3://. Needs maskrcnn\\[scale].",
-        ),
-    ] = False,
+    batch_size: BatchSize = 1,
+    resume: Resume = False,
+    recursive: Recursive = False,
+    color_by: ColorBy = "instance",
+    max_pixels: MaxPixels = None,
+    track: Track = False,
+    stride: Stride = None,
+    start: Start = None,
+    end: End = None,
+    ray: Ray = False,
     address: Address = None,
     workers: Workers = None,
     worker_cpus: WorkerCpus = 1,
     worker_gpus: WorkerGpus = None,
-    shard: Annotated[
-        int | None, typer.Option(min=1, help="With --ray: pictures in a part, at most 1000 by default.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="With --ray: the column of a parquet table that has the pictures.")
-    ] = None,
+    shard: Shard = None,
+    column: Column = None,
     debug: Debug = False,
 ) -> None:
-    """Find the instances in pictures; write overlays, results.json (COCO) and more.
+    """Find the instances in pictures or videos; write overlays, results.json (COCO) and more.
 
     A picture that cannot be read is reported and left out, and the exit code is 3. \
     Transparent parts are seen as white. 16-bit and float (0 to 1) pictures are scaled to 8 bits for RGB \
     models; for models of other channel counts they go in as they are.
     """
-    from ..inputs import MAX_PIXELS
-    from ..jobs import predict_files
-
-    given = {
-        "score": score,
-        "nms": nms,
-        "max_detections": max_detections,
-        "min_size": min_size,
-        "max_size": max_size,
-    }
+    video = {"track": track or None, "stride": stride, "start": _seconds(start), "end": _seconds(end)}
+    picture = {"resume": resume or None, "recursive": recursive or None, "max_pixels": max_pixels}
+    videos = _all_videos(source, _given(**video), _given(**picture))
     fleet = fleet_of(ray, device, address, workers, worker_cpus, worker_gpus)
-    given = {k: v for k, v in given.items() if v is not None}
-    model = load_model(weights, config, setting, "cpu" if ray else device, **given)
+    if fleet and videos:
+        raise ConfigError("--ray: want pictures, got videos; predict those without it")
+    model = load_model(
+        weights, config, setting, "cpu" if ray else device,
+        **_given(score=score, nms=nms, max_detections=max_detections, min_size=min_size, max_size=max_size),
+    )  # fmt: skip
     wanted = None if classes is None else [_class(part, model.names) for part in split_words(classes)]
-    options: dict[str, Any] = {
-        "save": split_words(save or ("parquet,json" if ray else "overlay,json")), "batch_size": batch_size,
-        "classes": wanted, "resume": resume, "recursive": recursive, "max_pixels": max_pixels or MAX_PIXELS,
-    }  # fmt: skip
-    what = source[0] if len(source) == 1 else source
+    files = split_words(save or ("parquet,json" if ray else "overlay,json"))
+    common = {"save": files, "batch_size": batch_size, "classes": wanted}
+    if videos:
+        _predict_videos(model, source, out, color_by=color_by, **common, **_given(**video))
+    elif fleet:
+        _predict_pictures(
+            model, source, out, fleet, shard=shard, column=column, **common, **_given(**picture)
+        )
+    else:
+        _predict_pictures(model, source, out, color_by=color_by, **common, **_given(**picture))
+
+
+def _predict_pictures(
+    model: MaskRCNN, sources: list[str], out: str | None, fleet: scale.Workers | None = None, **options: Any
+) -> None:
+    source = sources[0] if len(sources) == 1 else sources
     with progress() as show:
         if fleet:
             from ..scale import predict_fleet
 
-            report = predict_fleet(
-                model, what, out, workers=fleet, shard=shard, column=column, progress=show, **options
-            )
+            report = predict_fleet(model, source, out, workers=fleet, progress=show, **options)
         else:
-            report = predict_files(model, what, out, color_by=color_by, progress=show, **options)  # type: ignore[arg-type]
+            from ..jobs import predict_files
+
+            report = predict_files(model, source, out, progress=show, **options)
     _tell(report)
     if report.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _predict_videos(model: MaskRCNN, sources: list[str], out: str | None, **options: Any) -> None:
+    """One after the other; a broken one does not cost the others."""
+    from ..videos import predict_video_file
+
+    failed = False
+    for source in sources:
+        try:
+            with progress("frames") as show:
+                report = predict_video_file(model, source, out, progress=show, **options)
+        except ImageError as error:
+            if len(sources) == 1:
+                raise
+            stderr.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+            failed = True
+            continue
+        _tell_of_video(report)
+        failed |= report.error is not None
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _all_videos(sources: list[str], video: dict[str, Any], picture: dict[str, Any]) -> bool:
+    """Whether the sources are videos. Raises ConfigError for a mixture, and for options of the other kind."""
+    from ..inputs import is_video
+
+    kinds = {is_video(source) for source in sources}
+    if len(kinds) > 1:
+        raise ConfigError("source: want pictures or videos, got both; run the command once for each")
+    videos = kinds.pop()
+    wrong = picture if videos else video
+    if wrong:
+        there = "videos" if videos else "pictures"
+        names = ", ".join("--" + name.replace("_", "-") for name in wrong)
+        hint = "; go on from where it ended with --start, into another folder" if "resume" in wrong else ""
+        raise ConfigError(f"{names}: want {'pictures' if videos else 'videos'}, got {there}{hint}")
+    return videos
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds of ``90``, ``1:30`` or ``0:01:30``."""
+    if text is None:
+        return None
+    try:
+        return sum(float(part) * 60**i for i, part in enumerate(reversed(text.split(":"))))
+    except ValueError:
+        raise ConfigError(f"--start, --end: want seconds or h:mm:ss, got {text!r}") from None
 
 
 @app.command()
@@ -177,3 +256,17 @@ def _tell(report: Report) -> None:
     if report.failed:
         names = "\n".join(f"  {escape(name)}" for name, _ in report.failed)
         console.print(f"[red]{len(report.failed)} without a result:[/]\n{names}", soft_wrap=True)
+
+
+def _tell_of_video(report: VideoReport) -> None:
+    frames = f"{report.frames} frame{'s' * (report.frames != 1)}"
+    found = f"{report.instances} instance{'s' * (report.instances != 1)}"
+    lost = f", {report.lost} lost" if report.lost else ""
+    where = escape(" and ".join(map(str, report.files)))
+    speed = report.frames / report.seconds
+    console.print(
+        f"{frames}, {found} in {report.seconds:.1f} s ({speed:.1f} frames/s){lost}; see {where}",
+        soft_wrap=True,
+    )
+    if report.error:
+        console.print(f"[red]it ended early:[/] {escape(report.error)}", soft_wrap=True)

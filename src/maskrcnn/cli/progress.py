@@ -1,4 +1,4 @@
-"""How far many pictures are: a bar, or lines where there is no terminal."""
+"""How far many pictures or frames are: a bar, or lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Step], None]]:
-    """A bar with pictures a second and time to go; without a terminal a line now and then."""
+def progress(unit: str = "images") -> Iterator[Callable[[Step], None]]:
+    """A bar with images or frames a second and time to go; without a terminal a line now and then."""
     if not stderr.is_terminal:
-        yield _plain_progress()
+        yield _plain_progress(unit)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,7 +29,7 @@ def progress() -> Iterator[Callable[[Step], None]]:
                TextColumn("{task.description}"))  # fmt: skip
     with Progress(*columns, console=stderr) as bar:
         task = bar.add_task("", total=None, rate="")
-        rate = _Rate()
+        rate = _Rate(unit)
 
         def show(step: Step) -> None:
             if step.error:
@@ -42,9 +42,10 @@ def progress() -> Iterator[Callable[[Step], None]]:
 
 
 class _Rate:
-    """Pictures a second since the first, which paid for the warm-up."""
+    """Units a second since the first, which paid for the warm-up."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
         self.first: tuple[int, float] | None = None
 
     def __call__(self, step: Step) -> str:
@@ -52,11 +53,11 @@ class _Rate:
         if self.first is None:
             self.first = step.done, now
         done, start = self.first
-        return f"{(step.done - done) / (now - start):.2f} images/s" if step.done > done else ""
+        return f"{(step.done - done) / (now - start):.2f} {self.unit}/s" if step.done > done else ""
 
 
-def _plain_progress() -> Callable[[Step], None]:
-    rate, last = _Rate(), time.monotonic()
+def _plain_progress(unit: str) -> Callable[[Step], None]:
+    rate, last = _Rate(unit), time.monotonic()
 
     def show(step: Step) -> None:
         nonlocal last

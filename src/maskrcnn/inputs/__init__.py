@@ -3,5 +3,9 @@
 from .channels import to_channels
 from .decode import MAX_PIXELS, Source, read
 from .sources import expand, is_many, read_ahead
+from .video import Video, is_video, open_video
 
-__all__ = ["MAX_PIXELS", "Source", "expand", "is_many", "read", "read_ahead", "to_channels"]
+__all__ = [
+    "MAX_PIXELS", "Source", "Video", "expand", "is_many", "is_video", "open_video", "read", "read_ahead",
+    "to_channels",
+]  # fmt: skip

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,9 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigError, ImageError, WeightsError
-from ..inputs import expand, is_many, read, read_ahead
-from ..records import Detections, Image, ImageBatch, Result, Target, Trace
+from ..inputs import Video, expand, is_many, is_video, open_video, read, read_ahead
+from ..records import Detections, Frame, Image, ImageBatch, Result, Target, Trace
+from ..track import Tracking, Tracks, follow
 from .box_head import BoxHead, detect
 from .fpn import FPN
 from .image import batches, to_batch
@@ -219,7 +224,8 @@ class MaskRCNN(nn.Module):
         """Find the instances in one image, or in each of many.
 
         source     : a path, URL, PIL image, HWC array, CHW tensor or bytes gives a `Result`; a list, folder,
-                     glob or iterator gives an iterator of them, which reads ahead while the network works
+                     glob or iterator gives an iterator of them, which reads ahead while the network works;
+                     so does a video, a stream or a camera's number, see `predict_video`
         score      : least score, 0..1, in place of the model's own
         classes    : names or indices of the classes to look for
         batch_size : images that go through the network together
@@ -227,9 +233,51 @@ class MaskRCNN(nn.Module):
                      left out; without it a warning says so. A single image raises its ImageError
         """
         options = {"score": score, "classes": classes, "max_detections": max_detections}
+        if is_video(source):
+            return self.predict_video(source, batch_size=batch_size, **options)  # type: ignore[arg-type]
         if is_many(source):
             return self._predict_many(source, batch_size, on_error, options)
         return self.predict_images([read(source, keep_alpha=self._keep_alpha)], **options)[0]  # type: ignore[arg-type]
+
+    def predict_video(
+        self,
+        source: str | os.PathLike[str] | int | Video,
+        *,
+        track: bool | Tracking = False,
+        stride: int = 1,
+        start: float = 0.0,
+        end: float | None = None,
+        score: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        max_detections: int | None = None,
+        batch_size: int = 1,
+    ) -> Iterator[Result]:
+        """Find the instances in each frame of a video file, of a stream (rtsp, http, ...) or of camera 0, 1, ...
+
+        track      : give the same object the same number in all frames, in ``ids``; how, if it is a `Tracking`
+        stride     : take every so manyth frame
+        start, end : take a part, in seconds since the first frame
+        score, classes, max_detections, batch_size : as `predict`
+
+        Yields a `Result` a frame, with ``frame`` and ``time``, and the picture in ``image``; memory stays constant
+        if results are dropped. A live source that is too fast loses frames. Needs ``maskrcnn[video]``.
+        Raises ImageError for what is not a video, now, and where one breaks off, after the frames before.
+        """
+        video = source
+        if not isinstance(video, Video):
+            video = open_video(video, stride=stride, start=start, end=end)
+        options = {"score": score, "classes": classes, "max_detections": max_detections}
+        results = self._predict_frames(video.frames, batch_size, options)
+        if track is False:
+            return results
+        return _followed(results, Tracking() if track is True else track)
+
+    def _predict_frames(self, frames: Iterator[Frame], batch_size: int, options: Any) -> Iterator[Result]:
+        with closing(frames):  # type: ignore[type-var]
+            while batch := list(islice(frames, batch_size)):
+                results = self.predict_images([frame.image for frame in batch], **options)
+                for frame, result in zip(batch, results, strict=True):
+                    yield replace(result, frame=frame.index, time=frame.time)
 
     def _predict_many(
         self, source: Any, batch_size: int, on_error: Callable[[Any, ImageError], None] | None, options: Any
@@ -282,6 +330,14 @@ class MaskRCNN(nn.Module):
                     f"classes: want names or indices among {', '.join(self.names)}, got {item!r}"
                 )
         return wanted
+
+
+def _followed(results: Iterator[Result], rule: Tracking) -> Iterator[Result]:
+    tracks = Tracks()
+    with closing(results):  # type: ignore[type-var]
+        for result in results:
+            tracks, result = follow(tracks, result, rule)
+            yield result
 
 
 def _full(x: Tensor) -> Tensor:

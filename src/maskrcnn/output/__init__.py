@@ -6,10 +6,12 @@ from .overlay import as_rgb, draw
 from .palette import colour
 from .shapes import crop_polygons, encode_crop
 from .tables import to_csv, to_dataframe
+from .video import VideoWriter, frame_record
 
 __all__ = [
     "KINDS",
     "CocoWriter",
+    "VideoWriter",
     "as_rgb",
     "coco_annotations",
     "coco_categories",
@@ -19,6 +21,7 @@ __all__ = [
     "crop_polygons",
     "draw",
     "encode_crop",
+    "frame_record",
     "instance_map",
     "save",
     "to_coco",

@@ -48,7 +48,8 @@ def draw(
 ) -> np.ndarray:
     """The picture with masks, outlines, boxes and labels, (h, w, 3) uint8, at its own resolution.
 
-    color_by : one colour for each ``instance`` or each ``class``; number i always has the same colour
+    color_by : one colour for each ``instance`` or each ``class``; number i always has the same colour, and so has
+               an object of a tracked video, whose label shows its number
     alpha    : opacity of the masks, 0..1
     font     : a TrueType file for names that the default (Latin) letters lack, such as Chinese
 
@@ -63,8 +64,9 @@ def draw(
         raise ConfigError(f"alpha: want 0..1, got {alpha!r}")
     canvas = _picture(result)
     pen = _Pen.of(result.size)
-    numbers = result.labels.tolist() if color_by == "class" else range(len(result))
-    colours = [colour(i) for i in numbers]
+    ids = None if result.ids is None else result.ids.tolist()
+    by_instance = range(len(result)) if ids is None else [i - 1 for i in ids]
+    colours = [colour(i) for i in (result.labels.tolist() if color_by == "class" else by_instance)]
     corners = result.boxes.numpy()
     sides = corners[:, 2:] - corners[:, :2]
     for i in np.argsort(-(sides[:, 0] * sides[:, 1]), kind="stable").tolist():
@@ -85,6 +87,8 @@ def draw(
             _lines(canvas, [frame], colours[i], pen.box)
     if labels:
         names = result.class_names
+        if ids is not None:
+            names = tuple(f"{name} #{i}" for name, i in zip(names, ids, strict=True))
         wanted = [
             Label(names[i], f"{names[i]} {score:.2f}", tuple(corners[i].tolist()), colours[i])
             for i, score in enumerate(result.scores.tolist())

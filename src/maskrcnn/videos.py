@@ -1,0 +1,155 @@
+"""Predict a video into files: decoding, the network and encoding at the same time, one frame after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TextIO
+
+from .errors import ConfigError, ImageError
+from .inputs import Video, open_video
+from .jobs import DEFAULT_OUT, Step, writing
+from .output import VideoWriter, draw, frame_record
+from .records import Result
+from .track import Tracking
+
+if TYPE_CHECKING:
+    from .model import MaskRCNN
+
+SAVE = ("overlay", "json")
+_WAITING = 4  # frames drawn and encoded behind the network
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What a run did.
+
+    files  : the video and the JSON lines, as far as they were asked for
+    frames : frames written
+    lost   : frames between these that could not be decoded, or came too fast from a live source
+    error  : why the video ended before its time, if it did
+    """
+
+    files: tuple[Path, ...]
+    frames: int
+    instances: int
+    lost: int
+    seconds: float
+    error: str | None
+
+
+def predict_video_file(
+    model: MaskRCNN,
+    source: str | os.PathLike[str] | int,
+    out: str | Path | None = None,
+    *,
+    save: Sequence[str] = SAVE,
+    track: bool | Tracking = False,
+    stride: int = 1,
+    start: float = 0.0,
+    end: float | None = None,
+    batch_size: int = 1,
+    score: float | None = None,
+    classes: Sequence[str | int] | None = None,
+    max_detections: int | None = None,
+    color_by: Literal["instance", "class"] = "instance",
+    progress: Callable[[Step], None] = lambda step: None,
+) -> VideoReport:
+    """Predict a video, a stream or a camera; write STEM_overlay.mp4 and STEM_results.jsonl as it goes on.
+
+    out  : folder of the results. Without it they go beside a file, and into ``out`` for anything else
+    save : ``overlay`` the video with its instances drawn and its sound; ``json`` a line of JSON a frame, see
+           `maskrcnn.output.frame_record`
+    track, stride, start, end, batch_size, score, classes, max_detections : as `MaskRCNN.predict_video`
+    color_by : ``instance`` or ``class``
+    progress : called after every frame
+
+    Memory does not grow with the length. What breaks off, by Ctrl-C too, leaves whole files of what was done.
+    Raises ConfigError for settings that cannot work, ImageError for what is not a video, MaskRCNNError if results
+    cannot be written.
+    """
+    began = time.monotonic()
+    unknown = [kind for kind in save if kind not in SAVE]
+    if unknown or not save:
+        raise ConfigError(f"save: want {' or '.join(SAVE)} for a video, got {', '.join(unknown) or 'none'}")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: want at least 1, got {batch_size}")
+    video = open_video(source, stride=stride, start=start, end=end)
+    folder = Path(out or (DEFAULT_OUT if video.path is None else video.path.parent)).expanduser()
+    stem = video.path.stem if video.path is not None else re.sub(r"[^\w-]+", "_", video.name).strip("_")
+    results = model.predict_video(
+        video, track=track, batch_size=batch_size, score=score, classes=classes, max_detections=max_detections
+    )
+    count = _Count(video, stride)
+    with writing(folder), ExitStack() as files:
+        folder.mkdir(parents=True, exist_ok=True)
+        film = (
+            files.enter_context(VideoWriter(folder, f"{stem}_overlay", video)) if "overlay" in save else None
+        )
+        lines = files.enter_context(_lines(folder / f"{stem}_results.jsonl")) if "json" in save else None
+
+        def put(result: Result) -> None:
+            assert result.time is not None
+            if film is not None:
+                film.add(draw(result, color_by=color_by), result.time)
+            if lines is not None:
+                lines.write(json.dumps(frame_record(result), separators=(",", ":")) + "\n")
+
+        behind = files.enter_context(_in_a_thread(put))
+        try:
+            for result in results:
+                behind(result)
+                progress(count(result))
+        except ImageError as broken:
+            count.error = str(broken)
+    written = (*((film.path,) if film else ()), *((Path(lines.name),) if lines else ()))
+    return VideoReport(
+        written, count.frames, count.instances, count.lost, time.monotonic() - began, count.error
+    )
+
+
+class _Count:
+    """What has been done so far."""
+
+    def __init__(self, video: Video, stride: int) -> None:
+        self.video, self.stride = video, stride
+        self.frames = self.instances = self.lost = 0
+        self.error: str | None = None
+        self._before: int | None = None
+
+    def __call__(self, result: Result) -> Step:
+        assert result.frame is not None
+        if self._before is not None:
+            self.lost += (result.frame - self._before) // self.stride - 1
+        self._before = result.frame
+        self.frames += 1
+        self.instances += len(result)
+        return Step(self.video.name, len(result), None, self.frames, self.video.total)
+
+
+def _lines(path: Path) -> TextIO:
+    return path.open("w", encoding="utf-8", buffering=1)  # line by line, for those who read along
+
+
+@contextmanager
+def _in_a_thread(put: Callable[[Result], None]) -> Iterator[Callable[[Result], None]]:
+    """A function that has ``put`` called in a thread, in order, and waits only if that is `_WAITING` items behind."""
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+
+        def later(result: Result) -> None:
+            pending.append(pool.submit(put, result))
+            while pending and (len(pending) > _WAITING or pending[0].done()):
+                pending.popleft().result()
+
+        yield later
+    for future in pending:  # also what failed after the last frame
+        future.result()
