@@ -228,6 +228,7 @@ ROOMS = [
     {"ops"},
     {"config", "records", "files"},
     {"inputs", "track"},
+    {"tiles"},
     {"model"},
     {"engines"},
     {"weights", "output", "data", "explain", "legacy"},

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -19,13 +20,14 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import torch
 
-from .errors import ConfigError, ImageError, MaskRCNNError
+from .errors import ConfigError, ImageError, MaskRCNNError, MissingExtraError
 from .files import write_text
-from .inputs import MAX_PIXELS, Source, expand, is_many, read_ahead
+from .inputs import MAX_PIXELS, Source, expand, is_many, open_large, read_ahead
 from .inputs.decode import is_path, is_url
 from .inputs.sources import is_glob
 from .output import KINDS, CocoWriter, draw, write, write_picture
 from .records import Image, Result
+from .tiles import grid, predict_tiles, shrunk
 
 if TYPE_CHECKING:
     from .model import MaskRCNN
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 SAVE = ("json", *KINDS)
 DEFAULT_OUT = "out"
 K = TypeVar("K")  # whatever tells one picture from another
+_OVERLAY_SIDE = 8192  # pixels, of a picture above MAX_PIXELS
 _RESERVED = ("results", "run")  # results.json, run.json
 
 
@@ -90,6 +93,8 @@ def predict_files(
     recursive: bool = False,
     color_by: Literal["instance", "class"] = "instance",
     max_pixels: int = MAX_PIXELS,
+    tile: int | None = None,
+    overlap: float = 0.2,
     progress: Callable[[Step], None] = lambda step: None,
 ) -> Report:
     """Predict every picture of ``source`` and write the results as they come.
@@ -104,7 +109,8 @@ def predict_files(
                  pictures that failed are tried again
     recursive  : also look into the folders of a folder
     color_by   : ``instance`` or ``class``, for the overlay
-    max_pixels : pictures of more pixels are refused
+    max_pixels : pictures of more pixels are refused, unless they can be read tile by tile
+    tile, overlap : as `MaskRCNN.predict`; ``batch_size`` counts tiles then
     progress   : called after every picture
 
     A picture that cannot be read is reported and left out. On Ctrl-C and on errors results.json is completed
@@ -116,6 +122,9 @@ def predict_files(
     start = time.monotonic()
     save = list(dict.fromkeys(save))
     settings = result_settings(model, save, score, classes, max_detections, color_by)
+    if tile is not None:
+        grid((tile, tile), tile, overlap)  # raises for what cannot work
+        settings |= {"tile": tile, "overlap": overlap}
     if batch_size < 1:
         raise ConfigError(f"batch_size: want at least 1, got {batch_size}")
     if resume and "json" not in save:
@@ -135,10 +144,19 @@ def predict_files(
     run = _Run(writer, folder, save, color_by, progress, total)
     options = {"score": score, "classes": classes, "max_detections": max_detections}
     try:
-        pictures = _read(jobs, earlier, run, model.config.channels == 4, max_pixels)
-        for batch in batched(pictures, batch_size):
-            for job, outcome in predict_batch(model, batch, options):
-                run.finish(job, outcome)
+        keep_alpha = model.config.channels == 4
+        if tile is not None:
+            still = (job for job in jobs if job.name not in earlier or run.skip())
+            for job in still:
+                run.finish(
+                    job,
+                    _predict_tiled(model, job, options, keep_alpha, max_pixels, tile, overlap, batch_size),
+                )
+        else:
+            pictures = _read(jobs, earlier, run, keep_alpha, max_pixels)
+            for batch in batched(pictures, batch_size):
+                for job, outcome in predict_batch(model, batch, options):
+                    run.finish(job, outcome)
     finally:
         if writer:
             with writing(folder):
@@ -173,16 +191,17 @@ class _Run:
         self.done = self.skipped = self.instances = 0
         self.failed: list[tuple[str, str]] = []
 
-    def skip(self) -> None:
-        """An earlier run has this one."""
+    def skip(self) -> bool:
+        """An earlier run has this one; always false, to stand in a condition."""
         self.skipped += 1
+        return False
 
     def finish(self, job: Job, outcome: Result | ImageError) -> None:
         """Write one result, results.json last: it says that the other files are there."""
         if isinstance(outcome, Result):
             with writing(self.folder):
                 if self.overlay:
-                    pixels = draw(outcome, color_by=self.color_by)
+                    pixels = draw(_drawable(outcome), color_by=self.color_by)
                     write_picture(self.folder / f"{job.stem}_overlay.jpg", pixels)
                 write(outcome, self.folder, job.stem, self.kinds)
                 if self.writer:
@@ -195,6 +214,14 @@ class _Run:
         found = len(outcome) if isinstance(outcome, Result) else 0
         count = self.done + self.skipped + len(self.failed)
         self.progress(Step(job.name, found, error, count, self.total))
+
+
+def _drawable(result: Result) -> Result:
+    """The result itself, or a smaller one where the picture is too large to be drawn on."""
+    if result.size[0] * result.size[1] <= MAX_PIXELS:
+        return result
+    with open_large(result.image, max_pixels=result.size[0] * result.size[1]) as picture:
+        return shrunk(result, picture, _OVERLAY_SIDE)
 
 
 def result_settings(
@@ -311,6 +338,21 @@ def predict_batch(
         ) from error
     for job, image in batch:
         yield job, next(results) if isinstance(image, Image) else image
+
+
+def _predict_tiled(
+    model: MaskRCNN, job: Job, options: dict[str, Any], keep_alpha: bool, max_pixels: int,
+    tile: int, overlap: float, batch_size: int,
+) -> Result | ImageError:  # fmt: skip
+    try:
+        with open_large(job.source, keep_alpha=keep_alpha, max_pixels=max_pixels) as picture:
+            return predict_tiles(
+                partial(model.predict_images, **options), picture, model.names, tile, overlap, batch_size
+            )
+    except MissingExtraError as error:  # concerns this picture alone
+        return ImageError(str(error))
+    except ImageError as error:
+        return error
 
 
 # Which files there are, and what theirs are called

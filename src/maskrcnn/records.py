@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .errors import ShapeError
 from .ops.paste import paste_crop
+from .ops.runs import to_crop
 
 if TYPE_CHECKING:
     import pandas
@@ -233,6 +234,8 @@ class Result:
     size      : (h, w) of the original image
     image     : the picture itself, for drawing; its pixels are read again from the file where it came from one
     paste     : how a RoI mask becomes pixels, see `maskrcnn.ops.paste`
+    runs      : masks that are decoded already, where tiles were put together (`maskrcnn.ops.runs`); ``roi_masks`` is
+                (n, 0, 0) then
     ids       : (n,) int64, from 1: the same object has the same number in all frames of a video that is tracked
     frame, time : which frame of a video this is, from 0, and its seconds since the first
     """
@@ -245,6 +248,7 @@ class Result:
     size: Size
     image: Image | Path | None = field(default=None, repr=False)
     paste: Literal["aligned", "torchvision", "last_pixel", "skimage"] = "aligned"
+    runs: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
     ids: Tensor | None = None
     frame: int | None = None
     time: float | None = None
@@ -257,6 +261,8 @@ class Result:
         for name, shape in wanted.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ShapeError(f"{name}: want {shape}, got {tuple(getattr(self, name).shape)}")
+        if self.runs is not None and len(self.runs) != n:
+            raise ShapeError(f"runs: want {n} arrays, got {len(self.runs)}")
         if self.roi_masks.ndim != 3 or self.roi_masks.shape[0] != n:
             raise ShapeError(f"roi_masks: want ({n}, m, m), got {tuple(self.roi_masks.shape)}")
 
@@ -268,6 +274,7 @@ class Result:
         return replace(
             self, boxes=self.boxes[index], labels=self.labels[index], scores=self.scores[index],
             roi_masks=self.roi_masks[index], ids=None if self.ids is None else self.ids[index],
+            runs=None if self.runs is None else tuple(self.runs[i] for i in index.tolist()),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Result]:
@@ -287,6 +294,8 @@ class Result:
 
     def crop(self, i: int) -> tuple[np.ndarray, tuple[int, int]]:
         """Instance i as a bool array inside its box, clipped to the image, and that array's (y, x) corner."""
+        if self.runs is not None:
+            return to_crop(self.runs[i])
         return paste_crop(self.roi_masks[i].numpy(), self.boxes[i].numpy(), self.size, self.paste)
 
     @property
@@ -300,8 +309,10 @@ class Result:
 
     def rle(self) -> list[dict[str, Any]]:
         """COCO run lengths of each instance, as pycocotools reads them: ``{"size": [h, w], "counts": str}``."""
-        from .output import encode_crop
+        from .output import encode_crop, encode_runs
 
+        if self.runs is not None:
+            return [encode_runs(runs, self.size) for runs in self.runs]
         return [encode_crop(*self.crop(i), self.size) for i in range(len(self))]
 
     def polygons(self) -> list[list[np.ndarray]]:

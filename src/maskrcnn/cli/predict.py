@@ -71,6 +71,16 @@ Resume = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into subfolders.")]
 ColorBy = Annotated[str, typer.Option(help="One colour for each instance or each class.")]
 MaxPixels = Annotated[int | None, typer.Option(help="Refuse pictures of more pixels (default 250 million).")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="For large pictures: predict squares of this many pixels, and put the instances together.",
+    ),
+]
+Overlap = Annotated[
+    float | None, typer.Option(help="Share of a tile that neighbours have in common (default 0.2).")
+]
 Track = Annotated[
     bool,
     typer.Option("--track", help="Give the same object the same number and colour.", rich_help_panel=_VIDEO),
@@ -102,6 +112,8 @@ def predict(
     recursive: Recursive = False,
     color_by: ColorBy = "instance",
     max_pixels: MaxPixels = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
     track: Track = False,
     stride: Stride = None,
     start: Start = None,
@@ -122,11 +134,13 @@ def predict(
     models; for models of other channel counts they go in as they are.
     """
     video = {"track": track or None, "stride": stride, "start": _seconds(start), "end": _seconds(end)}
-    picture = {"resume": resume or None, "recursive": recursive or None, "max_pixels": max_pixels}
+    picture = {"resume": resume or None, "recursive": recursive or None, "max_pixels": max_pixels,
+               "tile": tile, "overlap": overlap}  # fmt: skip
     videos = _all_videos(source, _given(**video), _given(**picture))
     fleet = fleet_of(ray, device, address, workers, worker_cpus, worker_gpus)
-    if fleet and videos:
-        raise ConfigError("--ray: want pictures, got videos; predict those without it")
+    if fleet and (videos or tile or overlap):
+        what = "videos" if videos else "--tile or --overlap"
+        raise ConfigError(f"--ray: want whole pictures, got {what}; predict those without it")
     model = load_model(
         weights, config, setting, "cpu" if ray else device,
         **_given(score=score, nms=nms, max_detections=max_detections, min_size=min_size, max_size=max_size),

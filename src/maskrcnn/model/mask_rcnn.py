@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigError, ImageError, WeightsError
-from ..inputs import Video, expand, is_many, is_video, open_video, read, read_ahead
+from ..inputs import Source, Video, expand, is_many, is_video, open_large, open_video, read, read_ahead
 from ..records import Detections, Frame, Image, ImageBatch, Result, Target, Trace
+from ..tiles import predict_tiles
 from ..track import Tracking, Tracks, follow
 from .box_head import BoxHead, detect
 from .fpn import FPN
@@ -219,6 +221,8 @@ class MaskRCNN(nn.Module):
         classes: Sequence[str | int] | None = None,
         max_detections: int | None = None,
         batch_size: int = 1,
+        tile: int | None = None,
+        overlap: float = 0.2,
         on_error: Callable[[Any, ImageError], None] | None = None,
     ) -> Any:
         """Find the instances in one image, or in each of many.
@@ -228,11 +232,23 @@ class MaskRCNN(nn.Module):
                      so does a video, a stream or a camera's number, see `predict_video`
         score      : least score, 0..1, in place of the model's own
         classes    : names or indices of the classes to look for
-        batch_size : images that go through the network together
+        batch_size : images, or tiles of one, that go through the network together
+        tile       : cut each image into squares of this many pixels, predict these, and put the instances
+                     together; for large images, which are read in windows where the file allows it.
+                     ``max_detections`` is a tile's
+        overlap    : share of a tile's side, 0..0.9, that neighbours have in common
         on_error   : called with the source and the error of one of many that cannot be read, which is then
                      left out; without it a warning says so. A single image raises its ImageError
         """
         options = {"score": score, "classes": classes, "max_detections": max_detections}
+        if tile is not None:
+
+            def tiled(one: Source) -> Result:
+                with open_large(one, keep_alpha=self._keep_alpha) as picture:
+                    finder = partial(self.predict_images, **options)  # type: ignore[arg-type]
+                    return predict_tiles(finder, picture, self.names, tile, overlap, batch_size)
+
+            return _each(expand(source), tiled, on_error) if is_many(source) else tiled(source)
         if is_video(source):
             return self.predict_video(source, batch_size=batch_size, **options)  # type: ignore[arg-type]
         if is_many(source):
@@ -285,10 +301,7 @@ class MaskRCNN(nn.Module):
         waiting: list[Image] = []
         for item, image in read_ahead(expand(source), keep_alpha=self._keep_alpha):
             if isinstance(image, ImageError):
-                if on_error is None:
-                    warnings.warn(f"left out: {image}", stacklevel=2)
-                else:
-                    on_error(item, image)
+                _leave_out(item, image, on_error)
                 continue
             waiting.append(image)
             if len(waiting) == batch_size:
@@ -330,6 +343,27 @@ class MaskRCNN(nn.Module):
                     f"classes: want names or indices among {', '.join(self.names)}, got {item!r}"
                 )
         return wanted
+
+
+def _each(
+    sources: Iterator[Source],
+    find: Callable[[Source], Result],
+    on_error: Callable[[Any, ImageError], None] | None,
+) -> Iterator[Result]:
+    for source in sources:
+        try:
+            result = find(source)
+        except ImageError as error:
+            _leave_out(source, error, on_error)
+            continue
+        yield result
+
+
+def _leave_out(source: Any, error: ImageError, on_error: Callable[[Any, ImageError], None] | None) -> None:
+    if on_error is None:
+        warnings.warn(f"left out: {error}", stacklevel=3)
+    else:
+        on_error(source, error)
 
 
 def _followed(results: Iterator[Result], rule: Tracking) -> Iterator[Result]:

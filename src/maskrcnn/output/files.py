@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import ConfigError, ImageError
 from ..files import write_bytes, write_text
+from ..inputs import Georeference, georeference
 from ..records import Result
 from .coco import coco_file, source_of
 from .overlay import as_rgb, draw
@@ -43,7 +44,7 @@ def save(result: Result, path: str | Path, **options: Any) -> Path:
 
     .png .jpg .jpeg .webp .tif .tiff .bmp : the overlay; ``options`` as `draw`
     .json : COCO, standing alone     .csv : one row an instance
-    .geojson : pixel coordinates     .txt : YOLO segmentation
+    .geojson : see `to_geojson`      .txt : YOLO segmentation
     Raises ConfigError for another ending, or for options that the form does not have.
     """
     path = Path(path)
@@ -139,14 +140,20 @@ def to_yolo(result: Result) -> str:
 
 
 def to_geojson(result: Result) -> dict[str, Any]:
-    """A GeoJSON FeatureCollection in pixels, y downwards, holes kept; several parts are a MultiPolygon.
+    """A GeoJSON FeatureCollection, holes kept; several parts are a MultiPolygon.
 
-    An instance without a mask pixel has a null geometry. Properties are those of `instance_row`.
+    Of a picture from a GeoTIFF the coordinates are those of its coordinate system, which ``crs`` names (GeoJSON of
+    2008, as GDAL and QGIS read and write it); RFC 7946 knows longitude and latitude only. Of any other picture
+    they are pixels, y downwards. Properties are those of `instance_row`, always in pixels. An instance without a
+    mask pixel has a null geometry. Raises MissingExtraError for a GeoTIFF without rasterio.
     """
+    source = source_of(result)
+    place = georeference(source) if source is not None else None
     features = []
     for i in range(len(result)):
         parts = [
-            [_closed(r) for r in (outer, *inner)] for outer, inner in crop_rings(*result.crop(i), TOLERANCE)
+            [_closed(_placed(ring, place, hole=k > 0)) for k, ring in enumerate((outer, *inner))]
+            for outer, inner in crop_rings(*result.crop(i), TOLERANCE)
         ]
         geometry: dict[str, Any] | None = None
         if len(parts) == 1:
@@ -155,7 +162,20 @@ def to_geojson(result: Result) -> dict[str, Any]:
             geometry = {"type": "MultiPolygon", "coordinates": parts}
         row = {k: None if v != v else v for k, v in instance_row(result, i).items()}
         features.append({"type": "Feature", "id": i + 1, "geometry": geometry, "properties": row})
-    return {"type": "FeatureCollection", "features": features}
+    crs = {} if place is None else {"crs": {"type": "name", "properties": {"name": place.crs}}}
+    return {"type": "FeatureCollection", **crs, "features": features}
+
+
+def _placed(ring: np.ndarray, place: Georeference | None, hole: bool) -> np.ndarray:
+    """A (k, 2) ring of pixels on the ground: outlines against the clock and holes with it, as RFC 7946 wants them."""
+    if place is None:
+        return ring
+    a, b, c, d, e, f = place.transform
+    x, y = ring.astype(np.float64).T
+    there = np.stack((a * x + b * y + c, d * x + e * y + f), axis=1)
+    u, v = (there - there[0]).T  # large coordinates would drown the area
+    doubled = (u * np.roll(v, -1) - v * np.roll(u, -1)).sum()
+    return there[::-1] if (doubled < 0) != hole else there
 
 
 def instance_map(result: Result) -> np.ndarray:

@@ -9,6 +9,9 @@ import numpy as np
 from numba import njit
 from pycocotools import mask as coco_mask
 
+from ..errors import ShapeError
+from ..ops.runs import lengths
+
 Corner = tuple[int, int]
 
 
@@ -19,8 +22,21 @@ def encode_crop(crop: np.ndarray, corner: Corner, size: tuple[int, int]) -> dict
     corner : (y, x) of its first pixel
     size   : (h, w) of the image
     """
+    return _compressed(_run_lengths(crop, *corner, *size), size)
+
+
+def encode_runs(runs: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+    """As `encode_crop`, of runs as of `maskrcnn.ops.runs`."""
+    return _compressed(lengths(runs, size), size)
+
+
+def _compressed(counts: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
     h, w = size
-    counts = _run_lengths(crop, *corner, h, w)
+    if h * w >= 2**32:
+        raise ShapeError(
+            f"rle: want less than 2^32 pixels, which is what pycocotools can count, got {w} x {h}; use polygons, "
+            "GeoJSON or result.runs"
+        )
     rle = coco_mask.frPyObjects({"size": [h, w], "counts": counts}, h, w)
     return {"size": [h, w], "counts": rle["counts"].decode("ascii")}
 
