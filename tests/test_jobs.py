@@ -302,3 +302,15 @@ def test_links_keep_their_own_names(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/cat.png").symlink_to(tmp_path / "store/f00.png")
     assert names(predict_files(OneBox(), tmp_path / "in", tmp_path / "o").json) == ["cat.png"]
+
+
+def test_overlays_of_an_earlier_run_are_no_photos(tmp_path: Path) -> None:
+    """A single photo's overlay lies beside it; a photo of somebody else that is only called so is a photo."""
+    folder = photos(tmp_path / "in", "a.jpg", "b_overlay.jpg")
+    predict_files(OneBox(), folder / "a.jpg")
+    assert "a_overlay.jpg" in files(folder)
+    assert PIL.Image.open(folder / "a_overlay.jpg").size == (12, 8)
+    for source in (folder, str(folder / "*.jpg")):
+        model = OneBox()
+        assert predict_files(model, source, tmp_path / "out").done == 2
+    assert predict_files(OneBox(), folder / "a_overlay.jpg", tmp_path / "out").done == 1

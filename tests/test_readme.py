@@ -5,10 +5,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
 import matterport_file
+from films import film, square
 from maskrcnn.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +28,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "photos").mkdir()
     for name in ("street.jpg", "photos/1.jpg"):
         shutil.copy(ROOT / "examples" / "photos" / "coffee.jpg", tmp_path / name)
+    PIL.Image.open(tmp_path / "street.jpg").save(tmp_path / "ortho.tif")
+    film(tmp_path / "clip.mp4", [square(5 + i, 9) for i in range(2)])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

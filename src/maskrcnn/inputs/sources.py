@@ -24,6 +24,8 @@ SUFFIXES = frozenset(
      ".ppm", ".pgm", ".pbm", ".npy")
 )  # fmt: skip
 
+DRAWN = b"maskrcnn drew this"  # comment in the JPEG files that `predict` draws
+
 
 def is_many(source: Any) -> bool:
     """Whether this is any number of pictures: list, tuple, iterator, folder, glob, 4-D array or tensor."""
@@ -45,8 +47,8 @@ def expand(source: Any, *, recursive: bool = False) -> Iterator[Source]:
     """The single sources of a source, in order. Files are found now, items of an iterable when reached.
 
     A folder gives its pictures (known by their endings), a glob those that match (``**`` goes down into
-    folders); both in natural order (2 before 10) and without hidden files and folders. Lists may mix files,
-    folders and globs. A single source gives itself.
+    folders); both in natural order (2 before 10), without hidden files and folders, and without the overlays that
+    earlier runs have drawn there. Lists may mix files, folders and globs. A single source gives itself.
 
     recursive : also look into the folders of a folder.
 
@@ -68,6 +70,7 @@ def expand(source: Any, *, recursive: bool = False) -> Iterator[Source]:
         found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207
         found = [p for p in found if p.suffix.lower() in SUFFIXES]
         empty = "matches no pictures; check the pattern"
+    found = [p for p in found if not _is_drawn(p)]
     if not found:
         known = ", ".join(sorted(SUFFIXES))
         raise ImageError(f"{source}: want a picture ({known}), got none: it {empty}")
@@ -129,6 +132,17 @@ def read_ahead(
             raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _is_drawn(path: Path) -> bool:
+    """Whether this is an overlay of ours: by its comment, which is only looked for where the name fits."""
+    if not path.name.endswith("_overlay.jpg"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return DRAWN in file.read(64)
+    except OSError:  # will be said when it is its turn
+        return False
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[Path]:

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import ConfigError, ImageError
 from ..files import write_bytes, write_text
 from ..inputs import Georeference, georeference
+from ..inputs.sources import DRAWN
 from ..records import Result
 from .coco import coco_file, source_of
 from .overlay import as_rgb, draw
@@ -95,7 +96,15 @@ def write_picture(path: Path, pixels: np.ndarray) -> Path:
         ) from error
     if not good:
         raise ImageError(f"{path.name}: {pixels.shape[:2]} pixels cannot be written in this form; try .png")
-    return write_bytes(path, data.tobytes())
+    return write_bytes(path, _signed(data.tobytes()))
+
+
+def _signed(data: bytes) -> bytes:
+    """A JPEG with a comment, behind its first segment, that says who drew it; anything else as it is."""
+    if not data.startswith(b"\xff\xd8\xff\xe0"):
+        return data
+    first = 4 + int.from_bytes(data[4:6], "big")
+    return data[:first] + b"\xff\xfe" + (len(DRAWN) + 2).to_bytes(2, "big") + DRAWN + data[first:]
 
 
 def to_labelme(result: Result, image_path: str = "") -> dict[str, Any]:
