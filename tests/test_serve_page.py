@@ -33,7 +33,8 @@ pytestmark = [
 ]
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
 ]  # fmt: skip
 COINS = Path(__file__).parent.parent / "examples" / "photos" / "coins.png"
 COIN_COUNT = 24
@@ -269,6 +270,69 @@ def test_on_a_phone_it_fits_and_a_tap_chooses(visit: Open) -> None:
         ".filter(b => b.offsetHeight < 32 || b.offsetWidth < 32).map(b => b.outerHTML)"
     )
     assert small == []
+
+
+def test_two_fingers_zoom_about_the_place_between_them(visit: Open) -> None:
+    """Fingers 80 pixels apart that end 200 apart enlarge 2.5 times, and what lies between them stays there."""
+    page = visit(viewport={"width": 375, "height": 700}, has_touch=True, is_mobile=True)
+    upload(page)
+    fingers = page.context.new_cdp_session(page)
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    x, y = box["x"] + 150, box["y"] + 140
+
+    def touch(kind: str, *at: tuple[float, float]) -> None:
+        points = [{"x": px, "y": py, "id": i} for i, (px, py) in enumerate(at)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def zoom() -> list[float]:
+        said = page.locator("#space").get_attribute("transform") or ""
+        return [float(v) for v in re.findall(r"-?[\d.]+", said)]  # x, y, scale
+
+    x0, y0, before = zoom()
+    touch("touchStart", (x - 40, y), (x + 40, y))
+    for spread in (60, 80, 100):
+        touch("touchMove", (x - spread, y), (x + spread, y))
+    touch("touchEnd")
+    x1, y1, after = zoom()
+    assert after == pytest.approx(2.5 * before, rel=0.05)
+    for old, new, finger in ((x0, x1, 150), (y0, y1, 140)):
+        assert (finger - old) / before == pytest.approx((finger - new) / after, abs=6)
+    assert page.evaluate("visualViewport.scale") == 1  # the picture, not the page
+    expect(page.locator("#list li.picked")).to_have_count(0)
+    touch("touchStart", (x, y))
+    touch("touchMove", (x + 30, y + 20))
+    touch("touchEnd")
+    assert zoom() == pytest.approx([x1 + 30, y1 + 20, after], abs=1)
+
+
+def test_the_camera_takes_a_photo_and_is_let_go(visit: Open) -> None:
+    with serving(Held()) as quick:
+        page = visit(quick)
+        light = "() => { const s = document.querySelector('#lens video').srcObject; return s && s.active }"
+        for button, count in (("Close", 0), ("Take it", 1)):
+            page.locator("[data-camera]:visible").first.click()
+            expect(page.locator("#lens .primary")).to_be_enabled()  # once there is something to take
+            assert page.evaluate(light) is True
+            page.locator("#lens button", has_text=button).click()
+            expect(page.locator("#strip li")).to_have_count(count)
+            assert page.evaluate(light) is None
+        expect(page.locator("#count")).to_have_text("1 instance", timeout=20_000)
+        expect(page.locator("#told")).to_contain_text("camera 1.jpg")
+        page.evaluate("navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('NotAllowedError'))")
+        page.locator("[data-camera]:visible").first.click()
+        expect(page.locator("#toast")).to_contain_text("No camera")
+
+
+def test_what_was_copied_can_be_pasted(visit: Open) -> None:
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    upload(page)
+    page.locator("#list li[data-id='1'] .pick").click()
+    page.keyboard.press("c")
+    expect(page.locator("#toast")).to_contain_text("transparent", timeout=15_000)
+    page.keyboard.press("Control+V")
+    expect(page.locator("#strip li")).to_have_count(2)
+    expect(page.locator("#told")).to_contain_text(re.compile(r"\.png · \d+ × \d+"), timeout=60_000)
 
 
 def test_the_keyboard_is_enough(visit: Open) -> None:

@@ -701,11 +701,16 @@ for (const button of document.querySelectorAll("[data-camera]")) {
       return toast("No camera that this page may use");
     }
     $("lens").querySelector("video").srcObject = stream;
+    $("lens").querySelector(".primary").disabled = true;
     $("lens").returnValue = "";
     $("lens").showModal();
   };
 }
-$("lens").onclose = async () => {
+$("lens").querySelector("video").onloadeddata = () => {
+  $("lens").querySelector(".primary").disabled = false;
+  $("lens").querySelector(".primary").focus();
+};
+$("lens").onclose = () => {
   const video = $("lens").querySelector("video");
   if ($("lens").returnValue === "shot" && video.videoWidth) {
     const canvas = make("canvas", { width: video.videoWidth, height: video.videoHeight });
