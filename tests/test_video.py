@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -19,12 +20,12 @@ import maskrcnn.weights
 from films import RATE, SIZE, Bright, film, packets, played, square
 from maskrcnn.cli import app
 from maskrcnn.errors import ConfigError, ImageError
-from maskrcnn.inputs import is_video, open_video
+from maskrcnn.inputs import Video, is_video, open_video
 from maskrcnn.inputs.ahead import ahead
 from maskrcnn.jobs import Step
 from maskrcnn.records import Result
 from maskrcnn.track import Tracking, Tracks, assign, follow
-from maskrcnn.videos import predict_video_file
+from maskrcnn.videos import _stem, predict_video_file
 
 MOVING = [square(2 + i, 10) for i in range(30)]
 
@@ -323,6 +324,42 @@ def test_sound_that_mp4_does_not_take_goes_into_matroska(tmp_path: Path) -> None
     report = predict_video_file(Bright(), path)  # type: ignore[arg-type]
     assert report.files[0].name == "a_overlay.mkv"
     assert b"".join(b for _, b in packets(report.files[0])) == b"".join(b for _, b in packets(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("rtsp://cam.local/live/main.sdp", "main"),
+        ("udp://127.0.0.1:5", "127_0_0_1"),
+        ("camera 0", "camera_0"),
+    ],
+)
+def test_what_is_no_file_gives_files_a_name(name: str, stem: str) -> None:
+    video = Video(
+        name,
+        SIZE,
+        Fraction(10),
+        Fraction(1, 10),
+        None,
+        True,
+        0.0,
+        None,
+        0.0,
+        (2, 2),
+        Fraction(1),
+        None,
+        iter(()),
+    )
+    assert _stem(video) == stem
+
+
+def test_sound_of_a_broadcast_becomes_sound_of_a_file(tmp_path: Path) -> None:
+    """AAC in MPEG-TS repeats its header, 7 bytes, in every packet; MP4 has it once."""
+    path = film(tmp_path / "a.ts", MOVING, sound="aac")
+    report = predict_video_file(Bright(), path)  # type: ignore[arg-type]
+    got, wanted = packets(report.files[0]), packets(path)
+    assert report.files[0].name == "a_overlay.mp4" and len(got) == len(wanted) == 25
+    assert [b for _, b in got] == [b[7:] for _, b in wanted]
 
 
 def test_what_is_not_drawn_on_stays_as_it_was(tmp_path: Path) -> None:

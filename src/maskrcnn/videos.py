@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
+from urllib.parse import urlsplit
 
 from .errors import ConfigError, ImageError
 from .inputs import Video, open_video
@@ -84,7 +85,7 @@ def predict_video_file(
         raise ConfigError(f"batch_size: want at least 1, got {batch_size}")
     video = open_video(source, stride=stride, start=start, end=end)
     folder = Path(out or (DEFAULT_OUT if video.path is None else video.path.parent)).expanduser()
-    stem = video.path.stem if video.path is not None else re.sub(r"[^\w-]+", "_", video.name).strip("_")
+    stem = _stem(video)
     results = model.predict_video(
         video, track=track, batch_size=batch_size, score=score, classes=classes, max_detections=max_detections
     )
@@ -114,6 +115,14 @@ def predict_video_file(
     return VideoReport(
         written, count.frames, count.instances, count.lost, time.monotonic() - began, count.error
     )
+
+
+def _stem(video: Video) -> str:
+    """Such as clip, live (of rtsp://host/live) or camera_0."""
+    if video.path is not None:
+        return video.path.stem
+    address = urlsplit(video.name)
+    return re.sub(r"[^\w-]+", "_", Path(address.path).stem or address.hostname or "video")
 
 
 class _Count:

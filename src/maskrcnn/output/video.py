@@ -141,7 +141,15 @@ class _Sound:
 
     def into(self, file: Any) -> None:
         """Make room for the tracks in the file to be written."""
+        from av.bitstream import BitStreamFilterContext
+
         self._places = {track.index: file.add_stream_from_template(track) for track in self._tracks}
+        # AAC from broadcast streams has a header in each packet, where files have one for all
+        self._filters = {
+            track.index: BitStreamFilterContext("aac_adtstoasc", track)
+            for track in self._tracks
+            if track.codec_context.codec.canonical_name == "aac" and not track.codec_context.extradata
+        }
 
     def until(self, time: float) -> Iterator[Any]:
         """The packets not yet given that begin before ``time``, in seconds since the first frame."""
@@ -150,8 +158,10 @@ class _Sound:
             if self._time(packet) >= self.begin or not self.begin:
                 offset = round((self.begin + self.zero) / packet.time_base)
                 packet.pts, packet.dts = packet.pts - offset, packet.dts - offset
-                packet.stream = self._places[packet.stream.index]
-                yield packet
+                track = packet.stream.index
+                for fit in self._filters[track].filter(packet) if track in self._filters else (packet,):
+                    fit.stream = self._places[track]
+                    yield fit
 
     def close(self) -> None:
         """Let the source go."""
