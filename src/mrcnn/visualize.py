@@ -1,4 +1,4 @@
-"""Pictures of instances, boxes, metrics and weights with matplotlib: ``pip install maskrcnn[notebook]``.
+"""Pictures of instances, boxes, metrics and weights with matplotlib, which is imported where it is used.
 
 Every function draws what it always drew, and returns its figure, or its array. Windows open only where matplotlib
 has a backend with windows, or a notebook to show them in.
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn.errors import MissingExtraError
 from maskrcnn.output.shapes import crop_polygons
 
 from . import utils
@@ -22,10 +21,8 @@ Color = Any  # what matplotlib takes for one
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise MissingExtraError("visualize needs matplotlib: pip install 'maskrcnn[notebook]'") from None
+    import matplotlib.pyplot as plt
+
     return plt
 
 
