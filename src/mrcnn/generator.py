@@ -13,6 +13,7 @@ from maskrcnn.errors import ConfigError, MissingExtraError
 from maskrcnn.legacy import images, targets
 
 from . import utils
+from .images import compute_backbone_shapes
 
 # Augmenters of imgaug that move pixels, and so apply to masks as well.
 MASK_AUGMENTERS = ("Sequential", "SomeOf", "OneOf", "Sometimes", "Fliplr", "Flipud", "CropAndPad", "Affine",
@@ -113,8 +114,6 @@ def data_generator(
 
     Images without an instance are left out. An image that fails is logged; the sixth raises its error.
     """
-    from .model import compute_backbone_shapes
-
     anchors = utils.generate_pyramid_anchors(
         config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS,
         compute_backbone_shapes(config, config.IMAGE_SHAPE), config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE,

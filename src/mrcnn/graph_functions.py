@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from maskrcnn.errors import MaskRCNNError
-from maskrcnn.legacy import images, losses
-from maskrcnn.ops.boxes import clip, decode, iou, swap_xy
+from maskrcnn.legacy import functions, losses
 
 smooth_l1_loss = losses.smooth_l1
 rpn_class_loss_graph = losses.rpn_class_loss
+mrcnn_class_loss_graph = functions.class_loss_of_first
 mrcnn_bbox_loss_graph = losses.mrcnn_bbox_loss
+mrcnn_mask_loss_graph = functions.mask_loss
+apply_box_deltas_graph = functions.apply_box_deltas
+clip_boxes_graph = functions.clip_boxes
+overlaps_graph = functions.overlaps
+norm_boxes_graph = functions.norm_boxes
+denorm_boxes_graph = functions.denorm_boxes
+batch_pack_graph = functions.pack
+parse_image_meta_graph = functions.parse_image_meta
 log2_graph = torch.log2
-
-
-def mrcnn_class_loss_graph(
-    target_class_ids: Tensor, pred_class_logits: Tensor, active_class_ids: Tensor
-) -> Tensor:
-    """Mean cross entropy of the RoIs; the classes of the first image count for the batch, as they did here.
-
-    `MaskRCNN.train` takes each image's own.
-    """
-    active = active_class_ids[:1].expand_as(active_class_ids)
-    return losses.mrcnn_class_loss(target_class_ids, pred_class_logits, active)
 
 
 def rpn_bbox_loss_graph(config: Any, target_bbox: Tensor, rpn_match: Tensor, rpn_bbox: Tensor) -> Tensor:
@@ -34,55 +30,9 @@ def rpn_bbox_loss_graph(config: Any, target_bbox: Tensor, rpn_match: Tensor, rpn
     return losses.rpn_bbox_loss(target_bbox, rpn_match, rpn_bbox)
 
 
-def mrcnn_mask_loss_graph(target_masks: Tensor, target_class_ids: Tensor, pred_masks: Tensor) -> Tensor:
-    """Mean binary cross entropy of the positive RoIs: (b, r, h, w), (b, r), (b, r, h, w, classes)."""
-    image, roi = torch.nonzero(target_class_ids > 0, as_tuple=True)
-    chosen = pred_masks[image, roi, :, :, target_class_ids[image, roi].long()]
-    return losses.mrcnn_mask_loss(target_masks[image, roi], chosen)
-
-
-def apply_box_deltas_graph(boxes: Tensor, deltas: Tensor) -> Tensor:
-    """(n, 4) y1, x1, y2, x2 moved and stretched by dy, dx, dlogh, dlogw."""
-    return swap_xy(decode(swap_xy(deltas), swap_xy(boxes), (1.0, 1.0, 1.0, 1.0)))
-
-
-def clip_boxes_graph(boxes: Tensor, window: Tensor) -> Tensor:
-    """(n, 4) boxes moved into the window (4,)."""
-    return clip(boxes, window)
-
-
-def overlaps_graph(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """(n1, n2) IoU."""
-    return iou(boxes1, boxes2)
-
-
-def norm_boxes_graph(boxes: Tensor, shape: Sequence[int]) -> Tensor:
-    """(..., 4) pixels as 0..1 of (h, w)."""
-    h, w = float(shape[0]), float(shape[1])
-    return (boxes - boxes.new_tensor([0, 0, 1, 1])) / boxes.new_tensor([h - 1, w - 1, h - 1, w - 1])
-
-
-def denorm_boxes_graph(boxes: Tensor, shape: Sequence[int]) -> Tensor:
-    """(..., 4) 0..1 of (h, w) as int32 pixels."""
-    h, w = float(shape[0]), float(shape[1])
-    pixels = boxes * boxes.new_tensor([h - 1, w - 1, h - 1, w - 1]) + boxes.new_tensor([0, 0, 1, 1])
-    return pixels.round().int()
-
-
 def trim_zeros_graph(boxes: Tensor, name: str = "trim_zeros") -> tuple[Tensor, Tensor]:
     """The rows that are not zero, and (n,) bool, which those are."""
-    real = boxes.abs().sum(1) > 0
-    return boxes[real], real
-
-
-def batch_pack_graph(x: Tensor, counts: Sequence[int], num_rows: int) -> Tensor:
-    """The first ``counts[i]`` rows of each ``x[i]``, one after the other."""
-    return torch.cat([x[i, : int(counts[i])] for i in range(num_rows)])
-
-
-def parse_image_meta_graph(meta: Tensor) -> dict[str, Tensor]:
-    """The parts of (b, 12 + classes) by name."""
-    return {name: meta[:, columns] for name, (columns, _) in images.META.items()}
+    return functions.trim_zeros(boxes)
 
 
 # --- what only Keras could build ---

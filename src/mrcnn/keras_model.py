@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,24 @@ from maskrcnn.records import ImageBatch
 from maskrcnn.weights import keras, matterport
 from maskrcnn.weights.matterport_config import read_settings
 
+from .callbacks import History
+from .images import to_batch
+
 OUTPUTS = ("mrcnn_detection", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask", "ROI", "rpn_class", "rpn_bbox")
 
 
-@dataclass(frozen=True)
-class Symbol:
-    """Stands for a tensor of the graph: `MaskRCNN.run_graph` computes it by its name."""
+class Symbol(str):
+    """Stands for a tensor of the graph: `MaskRCNN.run_graph` computes it by its name.
 
-    name: str
+    It is a str, so that ``tf.identity`` of TensorFlow 2, which notebooks call, gives a tensor that holds the name.
+    """
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """The node's name, such as ``ROI`` or ``ROI/refined_anchors:0``."""
+        return str(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +58,12 @@ class Variable:
 class Layer:
     """A layer: ``name``, ``output``, ``weights``, ``trainable``. Its class has the name of Keras's."""
 
-    def __init__(self, described: keras.Layer, arrays: dict[str, torch.Tensor]) -> None:
+    def __init__(
+        self, described: keras.Layer, arrays: dict[str, torch.Tensor], changed: Callable[[], None]
+    ) -> None:
         self.name = described.name
         self.output = Symbol(described.name)
+        self._changed = changed
         self._own = [Variable(f"{key}:0", arrays[key]) for key in described.keys]
         self.keys = described.keys
         self.trainable = True
@@ -72,14 +85,17 @@ class Layer:
                 raise ConfigError(f"{variable.name}: want {variable.shape}, got {np.shape(value)}")
             with torch.no_grad():
                 variable.array.copy_(torch.as_tensor(np.asarray(value)))
+        self._changed()
 
 
 class TimeDistributed(Layer):
     """Wraps the layer that holds the weights."""
 
-    def __init__(self, described: keras.Layer, arrays: dict[str, torch.Tensor]) -> None:
-        super().__init__(described, arrays)
-        self.layer = _kind(described.kind)(described, arrays)
+    def __init__(
+        self, described: keras.Layer, arrays: dict[str, torch.Tensor], changed: Callable[[], None]
+    ) -> None:
+        super().__init__(described, arrays, changed)
+        self.layer = _kind(described.kind)(described, arrays, changed)
 
 
 _KINDS: dict[str, type[Layer]] = {}
@@ -88,6 +104,24 @@ _KINDS: dict[str, type[Layer]] = {}
 def _kind(name: str) -> type[Layer]:
     """A class of that name: scripts ask for ``layer.__class__.__name__``."""
     return _KINDS.setdefault(name, type(name, (Layer,), {"__doc__": f"A layer of kind {name}."}))
+
+
+class Optimizer:
+    """What callbacks change while training runs: ``lr``, also known as ``learning_rate``."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._groups = optimizer.param_groups
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, from the next step on."""
+        return self._groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        self._groups[0]["lr"] = float(rate)
+
+    learning_rate = lr
 
 
 class KerasModel:
@@ -124,12 +158,16 @@ class KerasModel:
         self.mode = mode
         self.layers: list[Layer] = []
         for layer in self.described:
-            made = (TimeDistributed if layer.wrapped else _kind(layer.kind))(layer, self.arrays)
+            kind = TimeDistributed if layer.wrapped else _kind(layer.kind)
+            made = kind(layer, self.arrays, self.changed)
             (self.layers if layer.group == layer.name else self.layers[-1].layers).append(made)
         if mode == "inference":
-            self.layers.append(_kind("DetectionLayer")(keras.Layer("mrcnn_detection", "", False, "", ()), {}))
+            detection = keras.Layer("mrcnn_detection", "DetectionLayer", False, "mrcnn_detection", ())
+            self.layers.append(_kind(detection.kind)(detection, {}, self.changed))
         self.random = {layer.name for layer in self.described if layer.keys}
         self.stop_training = False
+        self.history = History()
+        self.optimizer: Optimizer | None = None
         self._network: Network | None = None
 
     # --- layers ---
@@ -157,6 +195,18 @@ class KerasModel:
         return [
             k for layer in self.layers for one in (layer, *layer.layers) if one.trainable for k in one.keys
         ]
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all arrays, layer by layer."""
+        return [value for layer in self.layers for value in layer.get_weights()]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Values for all arrays, in the order of `get_weights`."""
+        values = list(weights)
+        for layer in self.layers:
+            count = len(layer.weights)
+            layer.set_weights(values[:count])
+            del values[:count]
 
     def count_params(self) -> int:
         """How many numbers there are in all arrays."""
@@ -194,6 +244,12 @@ class KerasModel:
 
     # --- running ---
 
+    def begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """Training starts: `history` is empty, `optimizer` this one, and no layer is random any more."""
+        self.stop_training = False
+        self.history, self.optimizer = History(), Optimizer(optimizer)
+        self.random.clear()
+
     def changed(self) -> None:
         """The arrays have other values: build the network anew when it is next needed."""
         self._network = None
@@ -215,19 +271,19 @@ class KerasModel:
     def run(self, batch: ImageBatch, names: Sequence[str]) -> list[np.ndarray]:
         """Outputs of stages by name, see `maskrcnn.legacy.graph`."""
         network = self.network
-        return graph.run(network, batch.to(network.device), self.order, names)
+        background = graph.Background.of(self.arrays, network.device)
+        return graph.run(network, batch.to(network.device), self.order, background, names)
 
     def predict(self, inputs: Sequence[np.ndarray], verbose: int = 0, **unused: Any) -> list[np.ndarray]:
         """Detections, class probabilities, deltas, masks, proposals, anchor scores and deltas of molded images.
 
         inputs: molded images, their metas, and anchors, which are not needed
         """
-        from .model import to_batch
-
         return self.run(to_batch(inputs[0], inputs[1]), OUTPUTS)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"keras_model.{name} needs Keras, which is not used here. There are: layers, get_layer, summary, "
-            "count_params, outputs, predict, load_weights, save_weights; `network` is the torch module"
+            "count_params, outputs, predict, get_weights, set_weights, load_weights, save_weights, history, optimizer; "
+            "`network` is the torch module"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import errno
 import os
 import re
 import warnings
@@ -20,10 +19,10 @@ from maskrcnn.legacy import images as _images
 from maskrcnn.legacy.graph import served
 from maskrcnn.legacy.training import Lesson, Trainer, TrainingPass
 from maskrcnn.model.restore import restore
-from maskrcnn.records import Image, ImageBatch, Result
+from maskrcnn.records import Image, ImageBatch
 from maskrcnn.weights import MODELS
 
-from . import training, utils
+from . import runs, training, utils
 from .generator import (
     build_detection_targets,
     build_rpn_targets,
@@ -62,6 +61,17 @@ from .graph_functions import (
     smooth_l1_loss,
     trim_zeros_graph,
 )
+from .images import (
+    as_dict,
+    compose_image_meta,
+    compute_backbone_shapes,
+    mold,
+    mold_image,
+    of_one_shape,
+    parse_image_meta,
+    to_batch,
+    unmold_image,
+)
 from .keras_model import KerasModel, Layer, Symbol
 
 __all__ = [
@@ -76,7 +86,6 @@ __all__ = [
     "rpn_class_loss_graph", "rpn_graph", "smooth_l1_loss", "trim_zeros_graph", "unmold_image",
 ]  # fmt: skip
 
-RUN = re.compile(r".*[/\\][\w-]+(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})[/\\]mask\_rcnn\_[\w-]+(\d{4})\.h5")
 HEADS = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)"
 LAYERS = {
     "heads": HEADS,
@@ -85,8 +94,6 @@ LAYERS = {
     "5+": rf"(res5.*)|(bn5.*)|{HEADS}",
     "all": ".*",
 }
-compose_image_meta = _images.compose_image_meta
-parse_image_meta = _images.parse_image_meta
 
 
 def log(text: str, array: np.ndarray | None = None) -> None:
@@ -95,33 +102,6 @@ def log(text: str, array: np.ndarray | None = None) -> None:
         low, high = (f"{x:10.5f}" for x in (array.min(), array.max())) if array.size else (" " * 10,) * 2
         text = f"{text:25}shape: {array.shape!s:20}  min: {low}  max: {high}  {array.dtype}"
     print(text)
-
-
-def compute_backbone_shapes(config: Any, image_shape: Sequence[int]) -> np.ndarray:
-    """(5, 2) height and width of each level of the pyramid."""
-    if callable(config.BACKBONE):
-        return config.COMPUTE_BACKBONE_SHAPE(image_shape)
-    strides = np.asarray(config.BACKBONE_STRIDES)[:, None]
-    return np.ceil(np.asarray(image_shape[:2])[None] / strides).astype(np.int64)
-
-
-def mold_image(images: np.ndarray, config: Any) -> np.ndarray:
-    """RGB pixels minus the mean."""
-    return _images.mold_image(images, config.MEAN_PIXEL)
-
-
-def unmold_image(normalized_images: np.ndarray, config: Any) -> np.ndarray:
-    """uint8 pixels of molded ones."""
-    return _images.unmold_image(normalized_images, config.MEAN_PIXEL)
-
-
-def to_batch(molded_images: Any, image_metas: Any) -> ImageBatch:
-    """Molded images (b, h, w, c) and their metas as a batch of `maskrcnn`."""
-    metas = parse_image_meta(np.asarray(image_metas))
-    pixels = torch.from_numpy(np.ascontiguousarray(molded_images, np.float32)).permute(0, 3, 1, 2)
-    windows = torch.from_numpy(metas["window"][:, [1, 0, 3, 2]].astype(np.float32))
-    sizes = tuple((int(h), int(w)) for h, w, _ in metas["original_image_shape"])
-    return ImageBatch(pixels, windows, sizes)
 
 
 class MaskRCNN:
@@ -151,22 +131,7 @@ class MaskRCNN:
 
     def find_last(self) -> str:
         """The last checkpoint of the last run in ``model_dir``. Raises FileNotFoundError if there is none."""
-        root = Path(self.model_dir)
-        key = self.config.NAME.lower()
-        runs = (
-            sorted(p.name for p in root.iterdir() if p.is_dir() and p.name.startswith(key))
-            if root.is_dir()
-            else []
-        )
-        if not runs:
-            raise FileNotFoundError(errno.ENOENT, f"Could not find model directory under {self.model_dir}")
-        folder = os.path.join(self.model_dir, runs[-1])  # noqa: PTH118  # a str, as scripts expect
-        files = sorted(
-            p.name for p in Path(folder).iterdir() if p.is_file() and p.name.startswith("mask_rcnn")
-        )
-        if not files:
-            raise FileNotFoundError(errno.ENOENT, f"Could not find weight files in {folder}")
-        return os.path.join(folder, files[-1])  # noqa: PTH118
+        return runs.last(self.model_dir, self.config.NAME.lower())
 
     def load_weights(
         self, filepath: Any, by_name: bool = False, exclude: Collection[str] | None = None
@@ -187,15 +152,12 @@ class MaskRCNN:
 
     def set_log_dir(self, model_path: str | None = None) -> None:
         """Set ``log_dir``, ``checkpoint_path`` and ``epoch``: those of the run of a checkpoint, or new ones."""
-        self.epoch = 0
-        started = datetime.datetime.now()
-        if model_path and (run := RUN.match(model_path)):
-            year, month, day, hour, minute, epoch = (int(part) for part in run.groups())
-            started = datetime.datetime(year, month, day, hour, minute)
-            self.epoch = epoch  # counted from 1 in the name, from 0 here: the next one
+        begun, self.epoch = datetime.datetime.now(), 0
+        if model_path and (found := runs.started(model_path)):
+            begun, self.epoch = found  # counted from 1 in the name, from 0 here: the next one
             print(f"Re-starting from epoch {self.epoch}")
         name = (self.config.NAME or "").lower()
-        self.log_dir = os.path.join(str(self.model_dir), f"{name}{started:%Y%m%dT%H%M}")  # noqa: PTH118
+        self.log_dir = runs.folder(str(self.model_dir), name, begun)
         self.checkpoint_path = os.path.join(self.log_dir, f"mask_rcnn_{name}_{{epoch:04d}}.h5")  # noqa: PTH118
 
     # --- training ---
@@ -277,28 +239,13 @@ class MaskRCNN:
 
         Raises ImageError where they do not come to one size.
         """
-        molded, metas, windows = zip(*(self._mold(image) for image in images), strict=True)
+        molded, metas, windows = zip(*(mold(image, self.config) for image in images), strict=True)
         if len({image.shape for image in molded}) > 1:
             raise ImageError(
                 "images: want such as come to one size, got "
                 f"{sorted({image.shape for image in molded})}; pass them one by one, or use mode square"
             )
         return np.stack(molded), np.stack(metas), np.stack(windows)
-
-    def _mold(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        config, channels = self.config, self.config.IMAGE_CHANNEL_COUNT
-        if np.ndim(image) != 3 or image.shape[2] != channels:
-            raise ImageError(
-                f"image: want (h, w, {channels}), got {np.shape(image)}; grey: np.stack([image] * 3, -1); "
-                "RGBA: image[..., :3]"
-            )
-        resized, window, scale, _, _ = utils.resize_image(
-            image, min_dim=config.IMAGE_MIN_DIM, min_scale=config.IMAGE_MIN_SCALE,
-            max_dim=config.IMAGE_MAX_DIM, mode=config.IMAGE_RESIZE_MODE,
-        )  # fmt: skip
-        active = np.zeros(config.NUM_CLASSES, np.int32)
-        meta = compose_image_meta(0, image.shape, resized.shape, window, scale, active)
-        return mold_image(resized, config), meta, np.asarray(window)
 
     def unmold_detections(
         self, detections: np.ndarray, mrcnn_mask: np.ndarray, original_image_shape: Sequence[int],
@@ -319,7 +266,7 @@ class MaskRCNN:
             for image in images:
                 log("image", image)
         results: list[dict[str, np.ndarray]] = []
-        for group in _same_shape([self._mold(image) for image in images]):
+        for group in of_one_shape([mold(image, self.config) for image in images]):
             molded, metas, _ = (np.stack(column) for column in zip(*group, strict=True))
             self._log_inputs(molded, metas, verbose)
             results += self._run(to_batch(molded, metas), None)
@@ -363,7 +310,7 @@ class MaskRCNN:
             windows = batch.windows.new_tensor([0, 0, w, h]).expand(len(batch), 4)
             batch = ImageBatch(batch.pixels, windows, ((h, w),) * len(batch))
         originals = [Image(np.empty((h, w, 0), np.uint8)) for h, w in batch.sizes]
-        return [_as_dict(result) for result in restore(detections, masks, batch, originals, network.config)]
+        return [as_dict(result) for result in restore(detections, masks, batch, originals, network.config)]
 
     # --- looking inside ---
 
@@ -404,32 +351,18 @@ class MaskRCNN:
         if image_metas is None:
             images, image_metas, _ = self.mold_inputs(images)
         self.get_anchors(images[0].shape)
-        names = [node.name for node in wanted.values()]
+        names = [_node_name(key, node) for key, node in wanted.items()]
         asked = [name for name in names if name != "input_image_meta"]
         values = dict(zip(asked, self.keras_model.run(to_batch(images, image_metas), asked), strict=True))
         values["input_image_meta"] = np.asarray(image_metas)
-        computed = OrderedDict((key, values[node.name]) for key, node in wanted.items())
+        computed = OrderedDict((key, values[name]) for key, name in zip(wanted, names, strict=True))
         for key, value in computed.items():
             log(key, value)
         return computed
 
 
-def _same_shape(molded: list[tuple[np.ndarray, ...]]) -> list[list[tuple[np.ndarray, ...]]]:
-    """Neighbours of one shape together."""
-    groups: list[list[tuple[np.ndarray, ...]]] = []
-    for item in molded:
-        if groups and groups[-1][0][0].shape == item[0].shape:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups
-
-
-def _as_dict(result: Result) -> dict[str, np.ndarray]:
-    masks = result.masks.numpy().transpose(1, 2, 0)
-    return {
-        "rois": result.boxes.numpy()[:, [1, 0, 3, 2]].astype(np.int32),
-        "class_ids": (result.labels.numpy() + 1).astype(np.int32),
-        "scores": result.scores.numpy(),
-        "masks": masks if len(result) else np.empty((*result.size, 0)),
-    }
+def _node_name(key: str, node: Any) -> str:
+    """The name in a `Symbol`, or in the tensor that TensorFlow made of one."""
+    if node is None:
+        raise ConfigError(f"{key}: want a node of the graph, got None; see MaskRCNN.ancestor")
+    return node.numpy().decode() if hasattr(node, "numpy") else str(node)

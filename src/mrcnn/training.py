@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +14,13 @@ import torch
 
 from maskrcnn.legacy.training import Inputs, Trainer
 
+from .callbacks import Callbacks, EventLog
+
 if TYPE_CHECKING:
     from .model import MaskRCNN
 
-Feed = Iterator[tuple[list[np.ndarray], list[np.ndarray]]]
+Arrays = list[np.ndarray]
+Feed = Iterator[tuple[Arrays, Arrays]]
 
 
 def fit(
@@ -24,17 +28,10 @@ def fit(
 ) -> None:
     """Run the epochs from ``model.epoch`` to ``epochs``; each writes a checkpoint."""
     config, keras_model = model.config, model.keras_model
-    keras_model.stop_training = False
-    keras_model.random.clear()
-    params = {"epochs": epochs, "steps": config.STEPS_PER_EPOCH, "verbose": 1}
-    for callback in callbacks:
-        for method, value in (("set_params", params), ("set_model", keras_model)):
-            getattr(callback, method, lambda value: None)(value)
-
-    def tell(event: str, *args: Any) -> None:
-        for callback in callbacks:
-            getattr(callback, event, lambda *args: None)(*args)
-
+    keras_model.begin(trainer.optimizer)
+    tell = Callbacks([keras_model.history, EventLog(model.log_dir), *callbacks])
+    tell("set_params", {"epochs": epochs, "steps": config.STEPS_PER_EPOCH, "verbose": 1})
+    tell("set_model", keras_model)
     tell("on_train_begin", {})
     for epoch in range(model.epoch, epochs):
         print(f"Epoch {epoch + 1}/{epochs}")
@@ -52,26 +49,39 @@ def fit(
     tell("on_train_end", {})
 
 
+def _ahead(feed: Feed, count: int) -> Iterator[Arrays]:
+    """Inputs of ``count`` batches; the next one is prepared in a thread while one is worked on.
+
+    No more than ``count`` are drawn, and in their order, so that a seed gives the same batches.
+    """
+    with ThreadPoolExecutor(1, "feed") as pool:
+        coming = pool.submit(next, feed)
+        for left in range(count - 1, -1, -1):
+            inputs, _ = coming.result()
+            if left:
+                coming = pool.submit(next, feed)
+            yield inputs
+
+
 def _steps(
-    trainer: Trainer, feed: Feed, count: int, tell: Callable[..., None], begun: float
+    trainer: Trainer, feed: Feed, count: int, tell: Callbacks, begun: float
 ) -> Iterator[dict[str, float]]:
-    for step in range(count):
-        tell("on_batch_begin", step, {})
-        inputs, _ = next(feed)
+    for step, inputs in enumerate(_ahead(feed, count)):
+        tell("on_batch_begin", step, {"batch": step, "size": len(inputs[0])})
         losses = trainer.step(Inputs.of(inputs))
         if not np.isfinite(losses["loss"]):
             ids = inputs[1][:, 0].astype(int).tolist()
             warnings.warn(f"the loss of images {ids} is not finite; the step is left out", stacklevel=2)
             continue
         _show(step + 1, count, begun, losses, "\r")
-        tell("on_batch_end", step, losses)
+        tell("on_batch_end", step, {"batch": step, "size": len(inputs[0]), **losses})
         yield losses
 
 
 def _checks(trainer: Trainer, check: Feed, count: int) -> Iterator[dict[str, float]]:
-    for _ in range(count):
+    for inputs in _ahead(check, count):
         with torch.no_grad():
-            losses = trainer.losses(Inputs.of(next(check)[0]))
+            losses = trainer.losses(Inputs.of(inputs))
         values = {name: float(value) for name, value in losses.items()}
         yield {"loss": sum(values.values()), **values}
 

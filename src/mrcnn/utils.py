@@ -33,8 +33,8 @@ from maskrcnn.legacy.boxes import (
     norm_boxes,
     trim_zeros,
 )
+from maskrcnn.legacy.functions import box_refinement as box_refinement_graph
 from maskrcnn.legacy.images import expand_mask, minimize_mask, resize_image, resize_mask, unmold_mask
-from maskrcnn.ops.boxes import encode, swap_xy
 from maskrcnn.weights.download import fetch
 
 __all__ = [
@@ -46,12 +46,6 @@ __all__ = [
 ]  # fmt: skip
 
 COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
-
-
-def box_refinement_graph(box: torch.Tensor, gt_box: torch.Tensor) -> torch.Tensor:
-    """`box_refinement` of torch tensors (n, 4), with gradients."""
-    deltas = encode(swap_xy(gt_box.float()), swap_xy(box.float()), (1.0, 1.0, 1.0, 1.0))
-    return swap_xy(deltas)
 
 
 def mold_mask(mask: np.ndarray, config: Any) -> None:

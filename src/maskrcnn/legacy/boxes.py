@@ -83,6 +83,11 @@ def denorm_boxes(boxes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.around(np.multiply(boxes, scale) + shift).astype(np.int32)
 
 
+def feature_shapes(strides: Sequence[int], image_shape: Sequence[int]) -> np.ndarray:
+    """(levels, 2) height and width of each level of the pyramid, for an image (h, w, ...)."""
+    return np.ceil(np.asarray(image_shape[:2])[None] / np.asarray(strides)[:, None]).astype(np.int64)
+
+
 def generate_anchors(
     scales: Sequence[float] | float, ratios: Sequence[float], shape: Sequence[int],
     feature_stride: int, anchor_stride: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,34 @@ from . import stages
 
 
 @dataclass(frozen=True, eq=False)
+class Background:
+    """The rows of Matterport's last layers for background, which our heads do not have.
+
+    deltas (features, 4), delta_bias (4,) dy, dx, dlogh, dlogw · mask (channels,), mask_bias ()
+    """
+
+    deltas: Tensor
+    delta_bias: Tensor
+    mask: Tensor
+    mask_bias: Tensor
+
+    @staticmethod
+    def of(arrays: Mapping[str, Tensor], device: torch.device) -> Background:
+        """From the arrays of a file by ``layer/parameter``."""
+        return Background(
+            arrays["mrcnn_bbox_fc/kernel"][:, :4].to(device), arrays["mrcnn_bbox_fc/bias"][:4].to(device),
+            arrays["mrcnn_mask/kernel"][0, 0, :, 0].to(device), arrays["mrcnn_mask/bias"][0].to(device),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
 class Pass:
     """One pass. ``kept`` are its stages by their name in `Trace`, ``tapped`` the outputs of modules by path."""
 
     network: MaskRCNN
     batch: ImageBatch
     order: Sequence[int]
+    background: Background
     kept: dict[str, Any]
     tapped: dict[str, Tensor]
 
@@ -69,12 +91,20 @@ class Pass:
         padded[self.kept["detections"].image_index, self.detections[1]] = rows
         return padded
 
+    def deltas(self) -> Tensor:
+        """(b, r, classes, 4) dy, dx, dlogh, dlogw of every class."""
+        deltas = stages.class_deltas(self.kept["box_scores"], len(self.batch))
+        hidden = self.kept["roi_features"].restore(self.tapped["box.fc2"])
+        of_none = F.linear(hidden, self.background.deltas.T, self.background.delta_bias)
+        return torch.cat([of_none.reshape(deltas[:, :, :1].shape), deltas[:, :, 1:]], dim=2)
+
     def masks(self) -> Tensor:
-        """(b, max_detections, m, m, classes) probabilities of every class, zeros for background."""
-        head = self.network.mask
+        """(b, max_detections, m, m, classes) probabilities of every class."""
         hidden = F.relu(self.tapped["mask.deconv"])
-        of_class = self.kept["mask_features"].restore(head.logits(hidden).sigmoid()).permute(0, 2, 3, 1)
-        return self.per_detection(F.pad(of_class, (1, 0)))
+        of_none = torch.einsum("nchw,c->nhw", hidden, self.background.mask) + self.background.mask_bias
+        logits = torch.cat([of_none[:, None], self.network.mask.logits(hidden)], dim=1)
+        of_class = self.kept["mask_features"].restore(logits.sigmoid()).permute(0, 2, 3, 1)
+        return self.per_detection(of_class)
 
     def level(self, path: str) -> Tensor:
         return self.tapped[path].permute(0, 2, 3, 1)
@@ -93,8 +123,8 @@ STAGES: dict[str, Callable[[Pass], Tensor]] = {
     "roi_align_classifier": lambda p: p.pooled("roi_features").unflatten(0, (len(p.batch), -1)),
     "mrcnn_class_logits": lambda p: stages.class_logits(p.kept["box_scores"], len(p.batch)),
     "mrcnn_class": lambda p: stages.class_logits(p.kept["box_scores"], len(p.batch)).softmax(2),
-    "mrcnn_bbox_fc": lambda p: stages.class_deltas(p.kept["box_scores"], len(p.batch)).flatten(2),
-    "mrcnn_bbox": lambda p: stages.class_deltas(p.kept["box_scores"], len(p.batch)),
+    "mrcnn_bbox_fc": lambda p: p.deltas().flatten(2),
+    "mrcnn_bbox": Pass.deltas,
     "mrcnn_detection": lambda p: p.detections[0],
     "roi_align_mask": lambda p: p.per_detection(p.pooled("mask_features")),
     "mrcnn_mask": Pass.masks,
@@ -123,7 +153,9 @@ def _module(name: str) -> str | None:
 
 
 @torch.inference_mode()
-def run(network: MaskRCNN, batch: ImageBatch, order: Sequence[int], names: Sequence[str]) -> list[np.ndarray]:
+def run(
+    network: MaskRCNN, batch: ImageBatch, order: Sequence[int], background: Background, names: Sequence[str]
+) -> list[np.ndarray]:
     """Arrays of these stages, in their order. Raises ConfigError for a name that is not served, listing those.
 
     Weights of the convolutions before their norm are folded, so their outputs alone do not exist.
@@ -135,7 +167,10 @@ def run(network: MaskRCNN, batch: ImageBatch, order: Sequence[int], names: Seque
             f"{', '.join(unknown)}: not an output that exists here; there are res2a_out .. res5c_out, "
             f"fpn_c2p2 .. fpn_c5p5, fpn_p2 .. fpn_p5, {', '.join(STAGES)}; or see maskrcnn's model.trace(image)"
         )
-    paths = {path for stage in found.values() if stage and (path := _module(stage))} | {"mask.deconv"}
+    paths = {path for stage in found.values() if stage and (path := _module(stage))} | {
+        "mask.deconv",
+        "box.fc2",
+    }
     parts: dict[str, list[Tensor]] = {}  # a layer may be called for some RoIs at a time
     kept: dict[str, Any] = {}
 
@@ -160,7 +195,8 @@ def run(network: MaskRCNN, batch: ImageBatch, order: Sequence[int], names: Seque
     finally:
         for handle in handles:
             handle.remove()
-    one = Pass(network, batch, order, kept, {path: torch.cat(values) for path, values in parts.items()})
+    tapped = {path: torch.cat(values) for path, values in parts.items()}
+    one = Pass(network, batch, order, background, kept, tapped)
     outputs = []
     for stage in found.values():
         assert stage is not None

@@ -188,16 +188,24 @@ def _keras2(key: str) -> str:
 
 
 def write(path: Path, network: Sequence[Layer], arrays: Mapping[str, Tensor]) -> Path:
-    """An .h5 as Keras 2.0 wrote with save_weights; it appears whole or not at all."""
-    groups = [layer.name for layer in network if layer.group == layer.name]
-    with replacing(path) as part, h5py.File(part, "w") as file:
+    """An .h5 with every layer; it appears whole or not at all."""
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for layer in network:
+        own = {key: arrays[key].detach().contiguous().numpy() for key in layer.keys}
+        groups.setdefault(layer.group, {}).update(own)
+    with replacing(path) as part:
+        save(part, groups)
+    return path
+
+
+def save(path: Path, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Arrays by group and ``layer/parameter``, as Keras 2.0 wrote them with save_weights."""
+    with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name in groups])
         file.attrs["backend"] = b"tensorflow"
         file.attrs["keras_version"] = b"2.0.8"
-        for name in groups:
-            keys = [key for layer in network if layer.group == name for key in layer.keys]
+        for name, arrays in groups.items():
             group = file.create_group(name)
-            group.attrs["weight_names"] = np.array([f"{key}:0".encode() for key in keys])
-            for key in keys:
-                group.create_dataset(f"{key}:0", data=arrays[key].detach().contiguous().numpy())
-    return path
+            group.attrs["weight_names"] = np.array([f"{key}:0".encode() for key in arrays])
+            for key, array in arrays.items():
+                group.create_dataset(f"{key}:0", data=array)

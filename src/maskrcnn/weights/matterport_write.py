@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import WeightsError
 from ..model.layers import NORM_EPS
+from . import keras
 from .matterport import KERAS_EPSILON, NORM, TABLE, YX_TO_XY
 
 UNITS = (0.1, 0.1, 0.2, 0.2)  # of Matterport's deltas, unless its Config says otherwise
@@ -68,17 +68,11 @@ def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, dict[str, np
 
 def save(layers: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
     """Write the file as Keras 2 does, so that ``load_weights(path, by_name=True)`` finds each layer."""
-    with h5py.File(path, "w") as file:
-        groups: dict[str, list[bytes]] = {}
-        for layer, arrays in layers.items():
-            group = "rpn_model" if layer.startswith("rpn_") else layer
-            for key, array in arrays.items():
-                file.create_dataset(f"{group}/{layer}/{key}:0", data=array)
-                groups.setdefault(group, []).append(f"{layer}/{key}:0".encode())
-        file.attrs["layer_names"] = [group.encode() for group in groups]
-        file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", b"2.0.8"
-        for group, names in groups.items():
-            file[group].attrs["weight_names"] = names
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for layer, arrays in layers.items():
+        group = groups.setdefault("rpn_model" if layer.startswith("rpn_") else layer, {})
+        group.update({f"{layer}/{key}": array for key, array in arrays.items()})
+    keras.save(path, groups)
 
 
 def _names(native: str) -> tuple[str, str]:
