@@ -117,6 +117,7 @@ class MaskRCNN:
         self.model_dir = model_dir
         self.set_log_dir()
         self.keras_model = self.build(mode=mode, config=config)
+        self._anchors: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
 
     def build(self, mode: str, config: Any) -> KerasModel:
         """The network of a config, with random weights."""
@@ -316,12 +317,16 @@ class MaskRCNN:
 
     def get_anchors(self, image_shape: Sequence[int]) -> np.ndarray:
         """(n, 4) float32 anchors, normalised; ``self.anchors`` are the same in pixels."""
-        self.anchors = utils.generate_pyramid_anchors(
-            self.config.RPN_ANCHOR_SCALES, self.config.RPN_ANCHOR_RATIOS,
-            compute_backbone_shapes(self.config, image_shape), self.config.BACKBONE_STRIDES,
-            self.config.RPN_ANCHOR_STRIDE,
-        )  # fmt: skip
-        return utils.norm_boxes(self.anchors, image_shape[:2])
+        shape = tuple(image_shape[:2])
+        if shape not in self._anchors:
+            pixels = utils.generate_pyramid_anchors(
+                self.config.RPN_ANCHOR_SCALES, self.config.RPN_ANCHOR_RATIOS,
+                compute_backbone_shapes(self.config, shape), self.config.BACKBONE_STRIDES,
+                self.config.RPN_ANCHOR_STRIDE,
+            )  # fmt: skip
+            self._anchors[shape] = pixels, utils.norm_boxes(pixels, shape)
+        self.anchors, normalised = self._anchors[shape]
+        return normalised
 
     def ancestor(self, tensor: Any, name: str, checked: Any = None) -> Symbol | None:
         """The node of that name for `run_graph`; None where there is no such node."""
