@@ -274,6 +274,9 @@ class KerasModel:
         background = graph.Background.of(self.arrays, network.device)
         return graph.run(network, batch.to(network.device), self.order, background, names)
 
+    def _make_predict_function(self) -> None:
+        """Does nothing: servers call it before they start threads, and any thread may run this network."""
+
     def predict(self, inputs: Sequence[np.ndarray], verbose: int = 0, **unused: Any) -> list[np.ndarray]:
         """Detections, class probabilities, deltas, masks, proposals, anchor scores and deltas of molded images.
 

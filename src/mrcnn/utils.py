@@ -35,6 +35,7 @@ from maskrcnn.legacy.boxes import (
 )
 from maskrcnn.legacy.functions import box_refinement as box_refinement_graph
 from maskrcnn.legacy.images import expand_mask, minimize_mask, resize_image, resize_mask, unmold_mask
+from maskrcnn.weights.catalog import MODELS
 from maskrcnn.weights.download import fetch
 
 __all__ = [
@@ -73,7 +74,9 @@ def download_trained_weights(coco_model_path: str, verbose: int = 1) -> None:
     """Fetch the COCO weights to this path, unless they are there; resumed and checked. Raises DownloadError."""
     if verbose > 0:
         print("Downloading pretrained model to " + str(coco_model_path) + " ...")
-    fetch(COCO_MODEL_URL, Path(coco_model_path), size=257_557_808, progress=verbose > 0)
+    published = {weights.url: weights.size for weights in MODELS.values()}
+    size = published.get(COCO_MODEL_URL)  # unknown where a script has put another address there
+    fetch(COCO_MODEL_URL, Path(coco_model_path), size=size, progress=verbose > 0)
     if verbose > 0:
         print("... done downloading pretrained model!")
 
