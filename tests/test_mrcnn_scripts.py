@@ -49,8 +49,9 @@ def test_looking_at_data_and_what_training_draws_from_it(capsys) -> None:
         config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, shapes, config.BACKBONE_STRIDES,
         config.RPN_ANCHOR_STRIDE,
     )  # fmt: skip
+    np.random.seed(0)  # noqa: NPY002  # which RoIs are drawn
     feed = modellib.data_generator(
-        dataset, config, shuffle=True, random_rois=50, batch_size=4, detection_targets=True
+        dataset, config, shuffle=True, random_rois=200, batch_size=4, detection_targets=True
     )
     [images, metas, match, deltas, *_, rois], [ids, roi_deltas, roi_masks] = next(feed)
     assert metas.shape == (4, config.IMAGE_META_SIZE)

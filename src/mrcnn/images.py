@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from maskrcnn.errors import ImageError
-from maskrcnn.legacy import boxes, images
+from maskrcnn.legacy import boxes
+from maskrcnn.legacy import images as _images
 from maskrcnn.records import ImageBatch, Result
 
-compose_image_meta = images.compose_image_meta
-parse_image_meta = images.parse_image_meta
+compose_image_meta = _images.compose_image_meta
+parse_image_meta = _images.parse_image_meta
 Molded = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, meta, window
 
 
@@ -24,14 +25,14 @@ def compute_backbone_shapes(config: Any, image_shape: Sequence[int]) -> np.ndarr
     return boxes.feature_shapes(config.BACKBONE_STRIDES, image_shape)
 
 
-def mold_image(images_: np.ndarray, config: Any) -> np.ndarray:
+def mold_image(images: np.ndarray, config: Any) -> np.ndarray:
     """RGB pixels minus the mean."""
-    return images.mold_image(images_, config.MEAN_PIXEL)
+    return _images.mold_image(images, config.MEAN_PIXEL)
 
 
 def unmold_image(normalized_images: np.ndarray, config: Any) -> np.ndarray:
     """uint8 pixels of molded ones."""
-    return images.unmold_image(normalized_images, config.MEAN_PIXEL)
+    return _images.unmold_image(normalized_images, config.MEAN_PIXEL)
 
 
 def mold(image: np.ndarray, config: Any) -> Molded:
@@ -42,7 +43,7 @@ def mold(image: np.ndarray, config: Any) -> Molded:
             f"image: want (h, w, {channels}), got {np.shape(image)}; grey: np.stack([image] * 3, -1); "
             "RGBA: image[..., :3]"
         )
-    resized, window, scale, _, _ = images.resize_image(
+    resized, window, scale, _, _ = _images.resize_image(
         image, min_dim=config.IMAGE_MIN_DIM, min_scale=config.IMAGE_MIN_SCALE, max_dim=config.IMAGE_MAX_DIM,
         mode=config.IMAGE_RESIZE_MODE,
     )  # fmt: skip

@@ -202,8 +202,9 @@ def save(path: Path, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Arrays by group and ``layer/parameter``, as Keras 2.0 wrote them with save_weights."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name in groups])
-        file.attrs["backend"] = b"tensorflow"
-        file.attrs["keras_version"] = b"2.0.8"
+        # Of fixed length, h5py 3 gives bytes back, which old Keras decodes; a plain bytes object would come as str.
+        file.attrs["backend"] = np.bytes_(b"tensorflow")
+        file.attrs["keras_version"] = np.bytes_(b"2.0.8")
         for name, arrays in groups.items():
             group = file.create_group(name)
             group.attrs["weight_names"] = np.array([f"{key}:0".encode() for key in arrays])
