@@ -147,7 +147,7 @@ def predict(
     )  # fmt: skip
     wanted = None if classes is None else [_class(part, model.names) for part in split_words(classes)]
     files = split_words(save or ("parquet,json" if ray else "overlay,json"))
-    common = {"save": files, "batch_size": batch_size, "classes": wanted}
+    common: dict[str, Any] = {"save": files, "batch_size": batch_size, "classes": wanted}
     if videos:
         _predict_videos(model, source, out, color_by=color_by, **common, **_given(**video))
     elif fleet:
