@@ -33,7 +33,7 @@ class Vector:
     def __sub__(self, other: Vector) -> Vector:
         return Vector(self.builder, self.builder.fsub(self.value, other.value, flags=("contract",)))
 
-    def __mul__(self, factor: int) -> Vector:
+    def __mul__(self, factor: float) -> Vector:
         constant = ir.Constant(self.value.type, [float(factor)] * self.value.type.count)
         return Vector(self.builder, self.builder.fmul(self.value, constant, flags=("contract",)))
 
