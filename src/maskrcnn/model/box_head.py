@@ -63,12 +63,11 @@ def detect(
         big = ((boxes[:, 2:] - boxes[:, :2]) > config.dialect.min_detection).all(dim=1)
         boxes, label, score, roi, image = boxes[big], label[big], score[big], roi[big], image[big]
 
-    kept, number = [], label + int(config.dialect.shift_from_one)
-    limit, shift = config.overlap(config.nms), config.dialect.shift_up_to
-    for i in range(len(batch)):
-        mine = torch.nonzero((image == i) & boxes.isfinite().all(dim=1)).squeeze(1)
-        kept.append(mine[nms(boxes[mine], score[mine], limit, number[mine], config.max_detections, shift)])
-    keep = torch.cat(kept)
+    sound = boxes.isfinite().all(dim=1)
+    boxes, label, score, roi, image = boxes[sound], label[sound], score[sound], roi[sound], image[sound]
+    number = label + int(config.dialect.shift_from_one)
+    overlap, shift = config.overlap(config.nms), config.dialect.shift_up_to
+    keep = nms(boxes, score, overlap, number, config.max_detections, image, shift)
     return Detections(shrink(boxes[keep], -end), label[keep], score[keep], image[keep], roi[keep])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
@@ -29,4 +30,4 @@ class FPN(nn.Module):
         for level, features in zip(reversed(LEVELS), reversed(backbone), strict=True):
             top = self.get_submodule(f"lateral{level}")(features, plus=top)
             outputs.insert(0, self.get_submodule(f"output{level}")(top))
-        return (*outputs, outputs[-1][:, :, ::2, ::2])
+        return (*outputs, F.max_pool2d(outputs[-1], 1, stride=2))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..ops.boxes import area, shrink
+from ..ops.boxes import area, frame, shrink
 from ..ops.roi_align import crop_and_resize, roi_align, roi_pool
 from ..records import ImageBatch
 
@@ -36,9 +36,9 @@ def pooled_scales(pyramid: Sequence[Tensor], batch: ImageBatch, config: Config) 
     """Pixels of P2..P5 for a pixel of the network input.
 
     Source: torchvision ops/poolers.py, _infer_scale, for dialects with ``inferred_scales``: it goes by the height
-    of the tallest image before padding.
+    of the tallest image before padding. An exported graph has fixed scales, which differ below 68 rows alone.
     """
-    if not config.dialect.inferred_scales:
+    if not config.dialect.inferred_scales or torch.compiler.is_exporting():
         return SCALES
     height = float((batch.windows[:, 3] - batch.windows[:, 1]).max())
     return tuple(2.0 ** round(math.log2(p.shape[2] / height)) for p in pyramid[: len(SCALES)])
@@ -53,7 +53,7 @@ def roi_levels(
         # Matterport measures in units of (size - 1), then scales by the full size.
         sides = shrink(boxes, 1.0)[:, 2:] - boxes[:, :2]
         height, width = padded
-        scaled = sides / sides.new_tensor([width - 1, height - 1])
+        scaled = sides / (frame(padded, sides)[2:] - 1)
         level = 4 + torch.round(torch.log2(scaled.prod(1).sqrt() / (224.0 / (height * width) ** 0.5)))
     elif dialect.level_rule == "floor_eps_inside":
         level = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224 + 1e-8))
@@ -85,7 +85,7 @@ def pool_rois(
         mine = torch.nonzero(level == i).squeeze(1)
         features, rois, images = pyramid[i], boxes[mine], image_index[mine]
         if dialect.roi_op == "crop_and_resize":
-            norm = rois.new_tensor([padded[1] - 1, padded[0] - 1]).repeat(2)
+            norm = (frame(padded, rois)[2:] - 1).repeat(2)
             end = float(dialect.inclusive_ends)
             part = crop_and_resize(features, shrink(rois, end) / norm, images, size)
         elif dialect.roi_op == "pool":

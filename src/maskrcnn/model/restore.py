@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..ops.boxes import clip, shrink
+from ..ops.boxes import clip, frame, shrink
 from ..records import Detections, Image, ImageBatch, Result
 
 
@@ -50,11 +50,11 @@ def restore_boxes(boxes: Tensor, window: Tensor, size: tuple[int, int], config: 
     """
     end = float(config.dialect.inclusive_ends)
     window = shrink(window, end).double()
-    extent = torch.tensor([size[1], size[0]], dtype=torch.float64) - end
+    extent = frame(size, window)[2:] - end
     scale = (extent / (window[2:] - window[:2])).repeat(2)
     if config.dialect.integer_boxes:
         return shrink((shrink(boxes, end).double() - window[:2].repeat(2)) * scale, -end).round().float()
     # A product in float32, as torchvision and Detectron2 have it: what is cut to pixels next turns on the last bit.
     last = max(end, float(config.dialect.last_pixel_in))
     restored = shrink((shrink(boxes, last) - window[:2].repeat(2).float()) * scale.float(), -last)
-    return clip(restored, restored.new_tensor([0, 0, size[1], size[0]]))
+    return clip(restored, frame(size, restored))

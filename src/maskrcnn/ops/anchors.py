@@ -42,7 +42,7 @@ def coarse_cells(
 
 
 def grid_anchors(
-    cells: Float[Tensor, "a 4"], grid: Size, stride: tuple[float, float]
+    cells: Float[Tensor, "a 4"], grid: Size, stride: tuple[float | int, float | int]
 ) -> Float[Tensor, "n 4"]:
     """The cell's anchors at every position of a feature map.
 

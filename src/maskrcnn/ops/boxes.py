@@ -84,6 +84,14 @@ def shrink(boxes: Float[Tensor, "*n 4"], end: float) -> Float[Tensor, "*n 4"]:
     return boxes - boxes.new_tensor([0.0, 0.0, end, end]) if end else boxes
 
 
+def frame(size: tuple[int, int], like: Tensor) -> Float[Tensor, "4"]:
+    """The box around all of an image of this (h, w), in dtype and place of another tensor.
+
+    A product rather than a list of numbers, which would fix the size in an exported graph.
+    """
+    return torch.stack([like.new_ones(()) * side for side in (0, 0, size[1], size[0])])
+
+
 def swap_xy(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     """xyxy to yxyx, or back."""
     return boxes[..., [1, 0, 3, 2]]

@@ -1,7 +1,7 @@
 """Greedy non-maximum suppression, exact, that stops when enough boxes are kept.
 
 Overlaps are float32, the threshold is not rounded. A compiled loop on the CPU, blocks of IoU tests on a GPU; both
-give the same list. Registered as one operator, so that torch.export keeps it as a node.
+give the same list. What is not of torch is an operator, so that torch.export keeps it as a node.
 """
 
 from __future__ import annotations
@@ -21,22 +21,30 @@ def nms(
     threshold: float,
     groups: Int[Tensor, "n"] | None = None,
     limit: int | None = None,
+    images: Int[Tensor, "n"] | None = None,
     shift_up_to: int = 0,
 ) -> Int[Tensor, "k"]:
     """Keep boxes, best first, that overlap no better kept one of their group by more than ``threshold``.
 
     boxes  : xyxy in any unit; a box without area overlaps nothing
-    groups : class, level or image of each box: boxes of different groups never suppress each other
-    limit  : stop when so many are kept over all groups; exact, since later ones are worse
-    shift_up_to : where there are no more boxes than this, groups are told apart as in `apart`
-    Returns: indices of the kept boxes by falling score; of equal scores the lower index comes first
+    groups : class or level of each box: boxes of different groups never suppress each other
+    limit  : stop when so many of an image are kept over all groups; exact, since later ones are worse
+    images : which image each box belongs to, 0 and up; None for one image
+    shift_up_to : where an image has no more boxes than this, its groups are told apart as in `apart`
+    Returns: indices of the kept boxes, image by image and by falling score; of equal scores the lower index first
     """
     order = torch.sort(scores.detach(), descending=True, stable=True).indices
-    sorted_groups = torch.zeros_like(order) if groups is None else groups[order].long()
+    one = torch.zeros_like(order)
+    if images is not None:
+        order = order[torch.sort(images[order], stable=True).indices]
     kept = torch.ops.maskrcnn.nms_sorted(
-        boxes.detach()[order].float().contiguous(), sorted_groups, threshold, -1 if limit is None else limit,
+        boxes.detach()[order].float().contiguous(),
+        one if images is None else images[order],
+        one if groups is None else groups[order].long(),
+        threshold,
+        -1 if limit is None else limit,
         0 if groups is None else shift_up_to,
-    )  # fmt: skip
+    )
     return order[kept]
 
 
@@ -49,47 +57,81 @@ def apart(boxes: Float[Tensor, "n 4"], groups: Int[Tensor, "n"]) -> Float[Tensor
     return boxes + (groups.to(boxes) * (boxes.max() + 1))[:, None]
 
 
-def top_k(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "m"]:
-    """Indices of the min(k, n) best scores by falling score; of equal scores the lower index comes first."""
+def top_k(scores: Float[Tensor, "*b n"], k: int) -> Int[Tensor, "*b m"]:
+    """Indices of the min(k, n) best scores (of each row, if there are several), best first; of equal ones the lower."""
+    if scores.ndim == 1:
+        return torch.ops.maskrcnn.top_k(scores.detach()[None], k)[0]
+    return torch.ops.maskrcnn.top_k(scores.detach(), k)
+
+
+@torch.library.custom_op("maskrcnn::top_k", mutates_args=())
+def _top_k(scores: Tensor, k: int) -> Tensor:
+    return torch.stack([_top_row(row, k) for row in scores])
+
+
+@_top_k.register_fake
+def _(scores: Tensor, k: int) -> Tensor:
+    return scores.new_empty((scores.shape[0], torch.sym_min(k, scores.shape[1])), dtype=torch.int64)
+
+
+def _top_row(scores: Tensor, k: int) -> Tensor:
     if k >= scores.shape[0]:
         return torch.sort(scores, descending=True, stable=True).indices
     worst = torch.topk(scores, k).values[-1]
-    index = torch.nonzero(scores >= worst).squeeze(
-        1
-    )  # ascending, and few: topk alone leaves ties in any order
+    # Ascending, and few: topk alone leaves ties in any order.
+    index = torch.nonzero(scores >= worst).squeeze(1)
     return index[torch.sort(scores[index], descending=True, stable=True).indices[:k]]
 
 
 @torch.library.custom_op("maskrcnn::nms_sorted", mutates_args=())
-def _nms_sorted(boxes: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int = 0) -> Tensor:
-    """Positions kept of boxes (n, 4) that are already sorted by score; ``limit`` < 0 for all."""
-    if 0 < boxes.shape[0] <= shift_up_to:
-        boxes, groups = apart(boxes, groups), torch.zeros_like(groups)
-    limit = boxes.shape[0] if limit < 0 else min(limit, boxes.shape[0])
-    if boxes.device.type == "cpu":
-        kept = _greedy(boxes.numpy(), groups.numpy(), threshold, limit)
-        return torch.from_numpy(kept)
-    return _blockwise(boxes, groups, threshold, limit)
+def _nms_sorted(
+    boxes: Tensor, images: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int
+) -> Tensor:
+    """Positions kept of boxes (n, 4) that are already sorted, by image and then by score; ``limit`` < 0 for all."""
+    limit = boxes.shape[0] if limit < 0 else limit
+    if not shift_up_to and boxes.device.type == "cpu":
+        return torch.from_numpy(_greedy(boxes.numpy(), images.numpy(), groups.numpy(), threshold, limit))
+    kept, start = [torch.zeros_like(images[:0])], 0
+    for n in torch.unique_consecutive(images, return_counts=True)[1].tolist():
+        rows = slice(start, start + n)
+        mine, kinds = boxes[rows], groups[rows]
+        if n <= shift_up_to:
+            mine, kinds = apart(mine, kinds), torch.zeros_like(kinds)
+        if boxes.device.type == "cpu":
+            found = torch.from_numpy(
+                _greedy(mine.numpy(), images[rows].numpy(), kinds.numpy(), threshold, limit)
+            )
+        else:
+            found = _blockwise(mine, kinds, threshold, limit)
+        kept.append(start + found)
+        start += n
+    return torch.cat(kept)
 
 
 @_nms_sorted.register_fake
-def _(boxes: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int = 0) -> Tensor:
-    kept = torch.library.get_ctx().new_dynamic_size()
+def _(
+    boxes: Tensor, images: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int
+) -> Tensor:
+    kept = torch.library.get_ctx().new_dynamic_size(max=2**31)  # products of it stay within int64
     return groups.new_empty(kept)
 
 
 @numba.njit(cache=True, nogil=True)
-def _greedy(boxes: np.ndarray, groups: np.ndarray, threshold: float, limit: int) -> np.ndarray:
-    kept = np.empty(limit, np.int64)
-    areas = np.empty(limit, np.float32)
-    count = 0
+def _greedy(
+    boxes: np.ndarray, images: np.ndarray, groups: np.ndarray, threshold: float, limit: int
+) -> np.ndarray:
+    kept = np.empty(boxes.shape[0], np.int64)
+    areas = np.empty(boxes.shape[0], np.float32)
+    first = count = 0  # those kept of the current image
     for i in range(boxes.shape[0]):
-        if count == limit:
-            break
+        if i > 0 and images[i] != images[i - 1]:
+            first = count
+        if count - first == limit:
+            continue
         x1, y1, x2, y2 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
         size = (x2 - x1) * (y2 - y1)
         alive = True
-        for k in range(count):
+        for k in range(first, count):
             j = kept[k]
             if groups[j] != groups[i]:
                 continue
@@ -105,7 +147,7 @@ def _greedy(boxes: np.ndarray, groups: np.ndarray, threshold: float, limit: int)
             kept[count] = i
             areas[count] = size
             count += 1
-    return kept[:count]
+    return kept[:count].copy()
 
 
 def _blockwise(boxes: Tensor, groups: Tensor, threshold: float, limit: int, block: int = 1024) -> Tensor:

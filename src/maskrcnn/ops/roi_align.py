@@ -7,10 +7,14 @@ features and, through the weights, to the boxes, and runs on every device. Nothi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from .boxes import frame
 
 Features = Float[Tensor, "b c h w"]
 Boxes = Float[Tensor, "n 4"]
@@ -29,6 +33,10 @@ def roi_align(
     aligned        : pixel centres lie at .5 (Detectron2); else at integers, and sides are at least 1 (Detectron)
     Source         : Mask R-CNN, section 3; detectron2 ROIAlign_cpu.cpp for what happens at the border
     """
+    if torch.compiler.is_exporting():  # one node, for which other runtimes have a kernel
+        return torch.ops.maskrcnn.roi_align(
+            features, boxes, image_index, size, scale, sampling_ratio, aligned
+        )
     low = boxes[:, :2] * scale - (0.5 if aligned else 0.0)
     sides = (boxes[:, 2:] - boxes[:, :2]) * scale
     if not aligned:
@@ -88,15 +96,35 @@ def crop_and_resize(features: Features, boxes: Boxes, image_index: Index, size: 
              float32 puts the last sample of a box that ends at 1.0 there in one case of seven; hence the
              arithmetic is in float32 and in that order.
     """
-    span = boxes.new_tensor([features.shape[3] - 1, features.shape[2] - 1])
+    span = frame((features.shape[2], features.shape[3]), boxes)[2:] - 1
     if size > 1:
         step = (boxes[:, 2:] - boxes[:, :2]) * span / (size - 1)
         places = torch.arange(size, device=boxes.device, dtype=boxes.dtype)
         points = (boxes[:, :2] * span)[:, :, None] + places * step[:, :, None]
     else:
+        step = torch.zeros_like(boxes[:, 2:])
         points = (0.5 * (boxes[:, :2] + boxes[:, 2:]) * span)[:, :, None]
+    if torch.compiler.is_exporting():  # RoIAlign with one sample a bin, there, and zeros for those outside
+        low = points[:, :, 0] - 0.5 * step + 0.5
+        pooled = roi_align(features, torch.cat([low, low + size * step], dim=1), image_index, size, 1.0, 1)
+        inside = ((points >= 0) & (points <= span[:, None])).to(pooled.dtype)
+        return pooled * inside[:, 1, None, :, None] * inside[:, 0, None, None, :]
     taps = [_inner_taps(points[:, axis], int(features.shape[3 - axis])) for axis in (0, 1)]
     return _sum_grid(features, image_index, taps[1], taps[0], size, 1.0)
+
+
+@torch.library.custom_op(
+    "maskrcnn::roi_align",
+    mutates_args=(),
+    schema="(Tensor features, Tensor boxes, Tensor images, int size, float scale, int ratio, bool aligned) -> Tensor",
+)
+def _roi_align_node(features: Tensor, boxes: Tensor, images: Tensor, size: int, *settings: Any) -> Tensor:
+    return roi_align(features, boxes, images, size, *settings).contiguous()
+
+
+@_roi_align_node.register_fake
+def _(features: Tensor, boxes: Tensor, images: Tensor, size: int, *settings: Any) -> Tensor:
+    return features.new_empty(boxes.shape[0], features.shape[1], size, size)
 
 
 def roi_pool(features: Features, boxes: Boxes, image_index: Index, size: int, scale: float) -> Pooled:
