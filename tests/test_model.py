@@ -233,7 +233,7 @@ ROOMS = [
     {"engines"},
     {"weights", "output", "data", "explain", "legacy"},
     {"jobs", "videos"},
-    {"evaluate", "train", "scale"},
+    {"evaluate", "train", "scale", "bench"},
     {"serve"},
     {"cli", "__init__", "__main__"},
 ]

@@ -111,8 +111,8 @@ def test_exports_with_any_number_of_boxes(recorded: "np.lib.npyio.NpzFile", name
     program = torch.export.export(
         Pool(), (features, boxes, index), dynamic_shapes=({}, {0: n}, {0: n}), strict=False
     )
-    assert torch.equal(
-        program.module()(features, boxes[:5], index[:5]), Pool()(features, boxes[:5], index[:5])
+    assert torch.allclose(
+        program.module()(features, boxes[:5], index[:5]), Pool()(features, boxes[:5], index[:5]), atol=1e-6
     )
 
 

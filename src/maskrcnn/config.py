@@ -322,6 +322,25 @@ class Config:
         fields = {k: _tuples(v) for k, v in options.items() if k in own}
         return dataclasses.replace(self, **{**fields, "dialect": dialect})
 
+    def with_preset(self, name: str) -> Config:
+        """Trade accuracy for time: one of `PRESETS` applied to these settings.
+
+        Raises ConfigError for an unknown name.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"preset: want one of {', '.join(PRESETS)}, got {name!r}")
+        size, proposals = PRESETS[name]
+        multiple = self.dialect.pad_multiple
+        short = max(round(self.min_size * size), 1)
+        long = (
+            max(round(self.max_size * size / multiple) * multiple, multiple, short)
+            if size < 1
+            else self.max_size
+        )
+        return dataclasses.replace(
+            self, min_size=short, max_size=long, proposals=min(self.proposals, proposals)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` reads them back."""
         return dataclasses.asdict(self)
@@ -339,6 +358,10 @@ class Config:
         base = Config(names=tuple(values["names"]), channels=values.get("channels", 3),
                       mean=_tuples(values.get("mean", Config.mean)))  # fmt: skip
         return base.with_options(**values, **dialect)
+
+
+# The sides of the network input, times this, and at most so many proposals. `maskrcnn bench` measures them.
+PRESETS: dict[str, tuple[float, int]] = {"lean": (1.0, 300), "small": (0.75, 300), "tiny": (0.5, 100)}
 
 
 def _tuples(value: Any) -> Any:

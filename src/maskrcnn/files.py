@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 
@@ -18,6 +19,16 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_files(path: Path) -> Iterator[Path]:
+    """A path of the same name in a temporary folder beside; in the end all files there move to beside ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
+        yield Path(folder) / path.name
+        for written in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            written.replace(path.with_name(written.name))  # the one that is asked for comes last
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

@@ -5,10 +5,10 @@ PyTorch is imported inside the commands, so that ``--help`` answers at once.
 
 import signal
 
-from . import predict, weights, learn, serve  # isort: skip (each adds its commands, in the order of --help)
+from . import predict, weights, learn, serve, deploy  # isort: skip (each adds its commands, in the order of --help)
 from .common import app
 
-__all__ = ["app", "learn", "main", "predict", "serve", "weights"]
+__all__ = ["app", "deploy", "learn", "main", "predict", "serve", "weights"]
 
 
 def main() -> None:

@@ -7,20 +7,26 @@ their formats.
 from __future__ import annotations
 
 import copy
+import json
+import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..config import Config
 from ..errors import ConfigError
 from ..model import MaskRCNN
-from ..model.layers import Conv, Linear, fold
+from ..model.layers import Conv, Linear, folded
 from ..model.restore import restore_boxes
 from .pixels import network_input
+from .runner import Run
 
 INPUT = "images"
 OUTPUTS = ("boxes", "labels", "scores", "masks", "image_index")
+SETTINGS = "maskrcnn.json"  # the configuration inside a .pt2
 EXAMPLE = (2, 240, 320)  # images, rows, columns: none of them is kept
 
 
@@ -63,15 +69,34 @@ def trace_program(model: MaskRCNN) -> ExportedProgram:
 
 
 def save_program(model: MaskRCNN, path: Path) -> None:
-    """torch.export's own file (.pt2). It holds operators of this package: import `maskrcnn.ops.nms` to run it."""
-    torch.export.save(trace_program(model), path)
+    """torch.export's own file (.pt2). It holds operators of this package: import `maskrcnn.ops` to run it."""
+    settings = {SETTINGS: json.dumps(model.config.to_dict())}
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "No complete tensor found"
+        )  # of the constants, which are on the CPU
+        torch.export.save(trace_program(model), path, extra_files=settings)
+
+
+def open_program(path: Path) -> tuple[Run, Config]:
+    """PyTorch on a file of `save_program`, and the configuration inside."""
+    extra = {SETTINGS: ""}
+    program = torch.export.load(path, extra_files=extra).module()
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [rows.numpy() for rows in program(torch.from_numpy(images))]
+
+    return run, Config.from_dict(json.loads(extra[SETTINGS]))
 
 
 def _folded(model: MaskRCNN) -> MaskRCNN:
     """A copy on the CPU whose batch norms are part of the weights."""
     model = copy.deepcopy(model).cpu().eval()
     for layer in model.modules():
-        if isinstance(layer, (Conv, Linear)) and layer.norm is not None:
-            weight, bias, layer.norm = fold(layer.weight, layer.bias, layer.norm)
-            layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+        if isinstance(layer, (Conv, Linear)):
+            weight, bias = folded(layer)
+            layer.weight = nn.Parameter(weight.detach().contiguous())
+            layer.bias = None if bias is None else nn.Parameter(bias.detach())
+            layer.norm = layer.kernel = None
     return model.requires_grad_(False)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
 
+op: Any = opset18  # typed for single operators, not for what one gives to the next
 FLOAT = 1  # onnx.TensorProto.FLOAT
 
 

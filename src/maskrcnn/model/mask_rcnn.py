@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,21 @@ from .rpn import RPN, choose, suppress
 from .targets import PAPER, Sampling, check_targets, is_complete, sample_anchors, sample_rois, to_padded
 
 
+class Engine(Protocol):
+    """What may predict in a model's place; see `maskrcnn.engines`."""
+
+    def __call__(self, images: Sequence[Image], config: Config, wanted: Tensor | None) -> list[Result]:
+        """Results of decoded images; ``config`` and ``wanted`` as in `MaskRCNN.forward`."""
+
+
 class MaskRCNN(nn.Module):
     """The whole network.
 
     ``backbone`` may be any module that turns (b, c, h, w) into C2..C5 at strides 4 to 32 and says in
     ``channels`` how wide these are. ``source`` says where the weights came from, for people to read.
     """
+
+    engine: Engine | None = None
 
     def __init__(
         self, config: Config, backbone: nn.Module | None = None, source: str = "random weights"
@@ -83,6 +92,11 @@ class MaskRCNN(nn.Module):
         keep   : called with each intermediate, under its name in `Trace`
         """
         config = config or self.config
+        if self.device.type == "meta":
+            raise ConfigError(
+                f"want weights, got the exported graph of {self.source}, which predicts and no more; "
+                "load the weights that it was made from"
+            )
         backbone = self.backbone(batch.pixels)
         keep(backbone=backbone)
         pyramid = self.fpn(backbone)
@@ -205,6 +219,8 @@ class MaskRCNN(nn.Module):
         options = {"score": score, "max_detections": max_detections}
         config = self.config.with_options(**{k: v for k, v in options.items() if v is not None})
         wanted = None if classes is None else self._wanted(classes)
+        if self.engine is not None:
+            return self.engine(images, config, wanted)
         results: list[Result | None] = [None] * len(images)
         for group, batch in batches(images, config):
             detections, masks = self(batch.to(self.device), config, wanted)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..engines import attach
+from ..engines import attach, exported_kind, open_exported
 from ..errors import ConfigError, WeightsError
 from ..model import MaskRCNN, load_arrays
 from . import (
@@ -44,14 +44,16 @@ def load(
     *,
     device: str | torch.device = "cpu",
     engine: str = "auto",
+    preset: str | None = None,
     config: Any = None,
     **options: Any,
 ) -> MaskRCNN:
     """A model in eval mode, from a file or by name.
 
     weights : a path, whose format its content tells; a name that `MODELS` lists, fetched at its first use;
-              None for the model that ships with the package
+              None for the model that ships with the package. A file of `maskrcnn export` predicts, and no more
     engine  : what computes it, see `engines.attach`: "torch" is the plain reference
+    preset  : lean, small or tiny: less accurate and faster, see `Config.with_preset`
     config  : what a Matterport .h5 does not hold: a Matterport ``Config`` (class or instance), a dict of its
               attributes, or the path of a .json or .py with one, which is parsed and not run; or our `Config`
     options : fields of `Config` or `Dialect` in place of what the file says: ``score=0.5, names=["nut"]``;
@@ -66,9 +68,20 @@ def load(
     Raises WeightsError for files that cannot be read or do not fit, ConfigError for settings that the arrays
     contradict, DownloadError for names that cannot be fetched.
     """
+    path = _find(weights)
+    if exported_kind(path) is not None:
+        if config is not None or preset is not None:
+            raise ConfigError(
+                f"config, preset: {path} holds its settings; give single options instead, such as score=0.5"
+            )
+        return open_exported(path, engine, **options)
     model = _open(weights, config, options)
     if not isinstance(model, MaskRCNN):
-        model = load_arrays(*model, DEFAULT if weights is None else weights)
+        settings, state = model
+        settings = settings if preset is None else settings.with_preset(preset)
+        model = load_arrays(settings, state, DEFAULT if weights is None else weights)
+    elif preset is not None:
+        raise ConfigError(f"preset: {path} is a backbone alone, which cannot predict; train it first")
     return attach(model.to(device), engine)
 
 
