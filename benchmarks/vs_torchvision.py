@@ -32,8 +32,8 @@ SHAPE = (480, 640)
 # --- the peer: runs under an interpreter that has torchvision ---
 
 
-def peer(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
-    """Build torchvision's model, store its weights, and offer what is timed."""
+def peer_model(folder: Path, count: int) -> torch.nn.Module:
+    """Build torchvision's model, and store its weights."""
     import torchvision
 
     torch.manual_seed(7)
@@ -50,6 +50,14 @@ def peer(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
             elif name.endswith(("cls_logits.weight", "mask_fcn_logits.weight")):
                 value.mul_(30)
     torch.save(model.state_dict(), folder / "weights.pth")
+    return model
+
+
+def peer(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
+    """Offer what is timed."""
+    import torchvision
+
+    model = peer_model(folder, count)
     image = torch.from_numpy(np.load(folder / "photo.npy")).permute(2, 0, 1).float() / 255
 
     def predict() -> dict[str, np.ndarray]:

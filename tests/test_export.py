@@ -4,6 +4,8 @@ The whole network is exported once, by the command line in a process of its own:
 here, and those of an exported graph are symbols.
 """
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +142,40 @@ def test_openvino_finds_the_same(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "model.bin").unlink()
     with pytest.raises(WeightsError, match=r"\.bin"):
         maskrcnn.load(tmp_path / "model.xml")
+
+
+def test_int8_keeps_what_is_found_and_says_how_far_it_is_off(exported: Path) -> None:
+    pytest.importorskip("nncf", reason="maskrcnn[int8]")
+    from maskrcnn.engines.int8 import quantise
+    from maskrcnn.engines.openvino import compile_network, convert_onnx
+
+    ours = calm()
+    pictures = [Image(one) for one in photos((100, 150), 3)]
+    network = quantise(convert_onnx(exported / "model.onnx"), pictures, ours.config)
+    kinds = [node.get_type_name() for node in network.get_ops()]
+    # One for the weights and one for the input of each layer but those that share an input.
+    assert kinds.count("FakeQuantize") > kinds.count("Convolution") > 20
+    run = Runner(compile_network(network), ours.config)
+    parity = compare(
+        [(ours.predict_images([one])[0], run([one], ours.config, None)[0]) for one in pictures], least=1.0
+    )
+    assert parity.detections > 0
+    assert 0 < parity.scores < 0.2  # of probabilities: not the same numbers, and not others altogether
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_documented_examples_run(exported: Path, monkeypatch: pytest.MonkeyPatch, runtime: str) -> None:
+    monkeypatch.chdir(exported)
+    shutil.copy(PHOTOS / "coffee.jpg", "street.jpg")
+    shutil.copy("model.onnx", "coco.onnx")
+    if runtime == "openvino":
+        pytest.importorskip("openvino", reason="maskrcnn[openvino]")
+        from maskrcnn.engines.openvino import convert_onnx, write
+
+        write(convert_onnx(exported / "model.onnx"), exported / "coco.xml")
+    page = (PHOTOS.parents[1] / "docs" / "export.md").read_text()
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if f"import {runtime}" in c]
+    exec(compile(code, "export.md", "exec"), {})
 
 
 class Operators(nn.Module):

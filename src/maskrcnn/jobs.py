@@ -9,6 +9,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -154,9 +155,10 @@ def predict_files(
                 )
         else:
             pictures = _read(jobs, earlier, run, keep_alpha, max_pixels)
-            for batch in batched(pictures, batch_size):
-                for job, outcome in predict_batch(model, batch, options):
-                    run.finish(job, outcome)
+            with _behind(run.finish) as finish:
+                for batch in batched(pictures, batch_size):
+                    for job, outcome in predict_batch(model, batch, options):
+                        finish(job, outcome)
     finally:
         if writer:
             with writing(folder):
@@ -165,6 +167,26 @@ def predict_files(
     return Report(
         folder, target if writer else None, run.done, run.skipped, tuple(run.failed), run.instances, seconds
     )
+
+
+@contextmanager
+def _behind(
+    work: Callable[[Job, Result | ImageError], None], depth: int = 4
+) -> Iterator[Callable[[Job, Result | ImageError], None]]:
+    """Do work in a thread, in order, while the caller goes on; at most ``depth`` pictures wait. Errors come later."""
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+
+        def later(job: Job, outcome: Result | ImageError) -> None:
+            waiting.append(pool.submit(work, job, outcome))
+            while len(waiting) > depth or (waiting and waiting[0].done()):
+                waiting.popleft().result()
+
+        try:
+            yield later
+        finally:  # what was predicted is written, also after Ctrl-C
+            for future in waiting:
+                future.result()
 
 
 class _Run:

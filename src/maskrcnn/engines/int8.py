@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def quantise(network: Any, pictures: Sequence[Image], config: Config) -> Any:
     def feed(picture: Image) -> dict[str, np.ndarray]:
         return {INPUT: network_pixels([picture], config)}
 
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # else a line for every operation left alone
     return nncf.quantize(
         network,
         nncf.Dataset(pictures, feed),

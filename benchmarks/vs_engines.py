@@ -1,0 +1,231 @@
+"""Mask R-CNN R50-FPN on the CPU: ours, and torchvision's through ONNX Runtime and OpenVINO; same weights and photo.
+
+    python benchmarks/vs_engines.py --prepare FOLDER --peer path/to/environment/with/torchvision/and/onnx/bin/python
+    python benchmarks/vs_engines.py FOLDER
+
+The first writes weights and graphs, which takes minutes; the second times, each side in a process of its own, taking
+turns image by image. Sides are
+
+    auto, torch              this package's own engines
+    onnxruntime, openvino    this package's exports
+    tv-onnxruntime           torchvision's export, with its masks pasted
+    tv-openvino              the same without pasting, which OpenVINO cannot convert
+
+Before anything counts, boxes, classes and scores of all sides are compared with those of ``torch``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vs_torchvision import PHOTO, SHAPE, peer_model
+
+COUNTS = (10, 100)
+SIDES = ("torch", "auto", "onnxruntime", "openvino", "tv-onnxruntime", "tv-openvino")
+Predict = Callable[[], dict[str, np.ndarray]]
+
+
+def export_peer(folder: Path, count: int) -> None:
+    """Runs where torchvision is: its graph with and without pasted masks."""
+    import torchvision
+
+    model = peer_model(folder, count)
+    example = torch.from_numpy(np.load(folder / "photo.npy")).permute(2, 0, 1).float() / 255
+    names = {"input_names": ["images"], "output_names": ["boxes", "labels", "scores", "masks"]}
+    for name in ("tv", "tv_small"):
+        if name == "tv_small":  # RoI masks as they are
+            torchvision.models.detection.transform.paste_masks_in_image = lambda masks, boxes, shape: masks
+        path = str(folder / f"{name}_{count}.onnx")
+        torch.onnx.export(model, ([example],), path, opset_version=17, dynamo=False, **names)
+
+
+def prepare(folder: Path, python: str) -> None:
+    """Photo, weights, and all graphs."""
+    import openvino
+    import PIL.Image
+
+    from maskrcnn import engines
+    from maskrcnn.engines.openvino import convert_onnx, write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    photo = PIL.Image.open(PHOTO).convert("RGB").resize(SHAPE[::-1])
+    np.save(folder / "photo.npy", np.asarray(photo))
+    for count in COUNTS:
+        subprocess.run([python, __file__, str(folder), "--export-peer", str(count)], check=True)
+        engines.export(_ours(folder, count, "torch"), folder / f"ours_{count}.onnx", "onnx")
+        write(convert_onnx(folder / f"ours_{count}.onnx"), folder / f"ours_{count}.xml")
+        network = openvino.convert_model(folder / f"tv_small_{count}.onnx")
+        openvino.save_model(network, folder / f"tv_small_{count}.xml", compress_to_fp16=False)
+
+
+def _ours(folder: Path, count: int, engine: str) -> Any:
+    import maskrcnn
+
+    # Frozen batch norm as the peer builds it here, without published weights, has epsilon 1e-5.
+    return maskrcnn.load(
+        folder / "weights.pth", score=0.0, max_detections=count, norm_epsilon=1e-5, engine=engine
+    )
+
+
+def offer(side: str, folder: Path, count: int) -> Predict:
+    """What one side times: a photo in memory to boxes, labels, scores and its masks."""
+    pixels = np.load(folder / "photo.npy")
+    if side.startswith("tv-"):
+        run = _onnxruntime(folder / f"tv_{count}.onnx") if side == "tv-onnxruntime" else None
+        run = run or _openvino(folder / f"tv_small_{count}.xml")
+        return lambda: run(
+            np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+        )
+
+    import maskrcnn
+    from maskrcnn import Image
+
+    model = _ours(folder, count, side) if side in ("auto", "torch") else None
+    if model is None:
+        model = maskrcnn.load(folder / f"ours_{count}{'.onnx' if side == 'onnxruntime' else '.xml'}")
+
+    def predict() -> dict[str, np.ndarray]:
+        found = model.predict_images([Image(pixels)])[0]
+        return {
+            "boxes": found.boxes.numpy(),
+            "labels": found.labels.numpy() + 1,
+            "scores": found.scores.numpy(),
+        }
+
+    return predict
+
+
+def _onnxruntime(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options)
+    name = session.get_inputs()[0].name
+    return lambda image: dict(
+        zip(("boxes", "labels", "scores", "masks"), session.run(None, {name: image}), strict=True)
+    )
+
+
+def _openvino(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    network = openvino.compile_model(path, "CPU", settings)
+
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        found = network([image])
+        return {name: np.array(found[i]) for i, name in enumerate(("boxes", "labels", "scores", "masks"))}
+
+    return run
+
+
+def serve(side: str, folder: Path, count: int) -> None:
+    """Answer requests from standard input, one at a time, until it closes."""
+    predict = offer(side, folder, count)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        found = predict()
+        seconds = time.perf_counter() - start
+        np.savez(folder / f"{side}.npz", **{name: found[name] for name in ("boxes", "labels", "scores")})
+        print(json.dumps(seconds), flush=True)
+
+
+class Worker:
+    """A process that runs one side."""
+
+    def __init__(self, side: str, folder: Path, count: int) -> None:
+        command = [sys.executable, __file__, str(folder), "--serve", side, "--count", str(count)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answer()
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def ask(self) -> float:
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
+        return float(json.loads(self.answer()))
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def agreement(side: str, folder: Path) -> str:
+    """How far a side's detections are from those of ``torch``."""
+    theirs, ours = (dict(np.load(folder / f"{name}.npz")) for name in (side, "torch"))
+    matched, boxes, scores = 0, 0.0, 0.0
+    for box, label, score in zip(ours["boxes"], ours["labels"], ours["scores"], strict=True):
+        same = np.nonzero(theirs["labels"] == label)[0]
+        if len(same) == 0:
+            continue
+        distance = np.abs(theirs["boxes"][same] - box).max(axis=1)
+        if distance.min() < 0.1:
+            matched += 1
+            boxes = max(boxes, float(distance.min()))
+            scores = max(scores, abs(float(theirs["scores"][same[distance.argmin()]] - score)))
+    return f"{matched} of {len(ours['boxes'])} agree, boxes to {boxes:.4f} px, scores to {scores:.1e}"
+
+
+def compare(folder: Path, count: int, sides: list[str], runs: int) -> None:
+    """Take turns after a first round that is not counted; print medians and median ratios."""
+    workers = {side: Worker(side, folder, count) for side in sides}
+    for worker in workers.values():
+        worker.ask()
+    rounds = [{side: worker.ask() for side, worker in workers.items()} for _ in range(runs)]
+    print(f"\n{count} detections, {SHAPE[0]}x{SHAPE[1]} photo, 800x1067 in the network, {runs} rounds")
+    print(f"{'side':16}{'ms':>7}  auto / side")
+    for side in sides:
+        ratio = statistics.median(r["auto"] / r[side] for r in rounds) if "auto" in sides else float("nan")
+        ms = statistics.median(r[side] for r in rounds) * 1e3
+        print(f"{side:16}{ms:7.0f}  {ratio:11.2f}  {agreement(side, folder)}")
+    for worker in workers.values():
+        worker.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of weights and graphs")
+    parser.add_argument("--prepare", action="store_true", help="write them")
+    parser.add_argument("--peer", help="interpreter of an environment with torchvision, onnx and onnxscript")
+    parser.add_argument("--sides", default=",".join(SIDES), help="commas between; torch is always needed")
+    parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
+    parser.add_argument("--runs", type=int, default=5)
+    for hidden in ("--serve", "--count", "--export-peer"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.export_peer:
+        export_peer(options.folder, int(options.export_peer))
+    elif options.serve:
+        serve(options.serve, options.folder, int(options.count))
+    elif options.prepare:
+        if not options.peer:
+            parser.error("--prepare needs --peer")
+        prepare(options.folder, options.peer)
+    else:
+        for count in options.counts.split(","):
+            compare(options.folder, int(count), options.sides.split(","), options.runs)
+
+
+if __name__ == "__main__":
+    main()
