@@ -146,19 +146,19 @@ def predict_files(
     options = {"score": score, "classes": classes, "max_detections": max_detections}
     try:
         keep_alpha = model.config.channels == 4
-        if tile is not None:
-            still = (job for job in jobs if job.name not in earlier or run.skip())
-            for job in still:
-                run.finish(
-                    job,
-                    _predict_tiled(model, job, options, keep_alpha, max_pixels, tile, overlap, batch_size),
-                )
+        outcomes: Iterator[tuple[Job, Result | ImageError]]
+        if tile is None:
+            pictures = _read(run.left(jobs, earlier), keep_alpha, max_pixels)
+            outcomes = chain.from_iterable(
+                predict_batch(model, batch, options) for batch in batched(pictures, batch_size)
+            )
         else:
-            pictures = _read(jobs, earlier, run, keep_alpha, max_pixels)
-            with _behind(run.finish) as finish:
-                for batch in batched(pictures, batch_size):
-                    for job, outcome in predict_batch(model, batch, options):
-                        finish(job, outcome)
+            outcomes = (
+                (job, _predict_tiled(model, job, options, keep_alpha, max_pixels, tile, overlap, batch_size))
+                for job in run.left(jobs, earlier)
+            )
+        for job, outcome in _behind(outcomes, run.write_files):
+            run.finish(job, outcome)
     finally:
         if writer:
             with writing(folder):
@@ -169,24 +169,35 @@ def predict_files(
     )
 
 
-@contextmanager
 def _behind(
-    work: Callable[[Job, Result | ImageError], None], depth: int = 4
-) -> Iterator[Callable[[Job, Result | ImageError], None]]:
-    """Do work in a thread, in order, while the caller goes on; at most ``depth`` pictures wait. Errors come later."""
-    waiting: deque[Future[None]] = deque()
+    outcomes: Iterator[tuple[Job, Result | ImageError]], work: Callable[[Job, Result | ImageError], None],
+    depth: int = 4,
+) -> Iterator[tuple[Job, Result | ImageError]]:  # fmt: skip
+    """Do work on each outcome in a thread while the next ones are made; each comes out when its work is done.
+
+    At most ``depth`` wait. When ``outcomes`` fails, or on Ctrl-C, what came before is done first.
+    """
+    waiting: deque[tuple[Job, Result | ImageError, Future[None]]] = deque()
+    failure: BaseException | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
-
-        def later(job: Job, outcome: Result | ImageError) -> None:
-            waiting.append(pool.submit(work, job, outcome))
-            while len(waiting) > depth or (waiting and waiting[0].done()):
-                waiting.popleft().result()
-
-        try:
-            yield later
-        finally:  # what was predicted is written, also after Ctrl-C
-            for future in waiting:
+        while True:
+            try:
+                job, outcome = next(outcomes)
+            except StopIteration:
+                break
+            except BaseException as error:
+                failure = error
+                break
+            waiting.append((job, outcome, pool.submit(work, job, outcome)))
+            while len(waiting) > depth or (waiting and waiting[0][2].done()):
+                job, outcome, future = waiting.popleft()
                 future.result()
+                yield job, outcome
+        for job, outcome, future in waiting:
+            future.result()
+            yield job, outcome
+    if failure is not None:
+        raise failure
 
 
 class _Run:
@@ -213,20 +224,28 @@ class _Run:
         self.done = self.skipped = self.instances = 0
         self.failed: list[tuple[str, str]] = []
 
-    def skip(self) -> bool:
-        """An earlier run has this one; always false, to stand in a condition."""
-        self.skipped += 1
-        return False
+    def left(self, jobs: Iterable[Job], earlier: frozenset[str]) -> Iterator[Job]:
+        """Those that an earlier run does not have; the others are counted."""
+        for job in jobs:
+            if job.name in earlier:
+                self.skipped += 1
+            else:
+                yield job
 
-    def finish(self, job: Job, outcome: Result | ImageError) -> None:
-        """Write one result, results.json last: it says that the other files are there."""
+    def write_files(self, job: Job, outcome: Result | ImageError) -> None:
+        """Everything but results.json; in a thread of its own."""
         if isinstance(outcome, Result):
             with writing(self.folder):
                 if self.overlay:
                     pixels = draw(_drawable(outcome), color_by=self.color_by)
                     write_picture(self.folder / f"{job.stem}_overlay.jpg", pixels)
                 write(outcome, self.folder, job.stem, self.kinds)
-                if self.writer:
+
+    def finish(self, job: Job, outcome: Result | ImageError) -> None:
+        """Count, and write results.json last: it says that the other files are there."""
+        if isinstance(outcome, Result):
+            if self.writer:
+                with writing(self.folder):
                     self.writer.add(outcome, job.name)
             self.done += 1
             self.instances += len(outcome)
@@ -304,19 +323,14 @@ def writing(folder: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _read(
-    jobs: Iterable[Job], earlier: frozenset[str], run: _Run, keep_alpha: bool, max_pixels: int
-) -> Iterator[tuple[Job, Image | ImageError]]:
-    """Pictures that are still to be done, read ahead."""
+def _read(jobs: Iterable[Job], keep_alpha: bool, max_pixels: int) -> Iterator[tuple[Job, Image | ImageError]]:
+    """Their pictures, read ahead."""
     waiting: deque[Job] = deque()
 
     def sources() -> Iterator[Source]:
         for job in jobs:
-            if job.name in earlier:
-                run.skip()
-            else:
-                waiting.append(job)
-                yield job.source
+            waiting.append(job)
+            yield job.source
 
     for _, image in read_ahead(sources(), keep_alpha=keep_alpha, max_pixels=max_pixels):
         yield waiting.popleft(), image
