@@ -18,13 +18,15 @@ def top_k(scores: Any, k: int) -> Any:
     return op.TopK(scores, op.Min(have, op.Constant(value_ints=[k])), axis=1)[1]
 
 
-def nms_sorted(boxes: Any, images: Any, groups: Any, threshold: float, limit: int) -> Any:
+def nms_sorted(boxes: Any, images: Any, groups: Any, threshold: float, limit: int, shift_up_to: int) -> Any:
     """NonMaxSuppression with a class for each group of each image, and falling scores for the order."""
     zero, one = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
     count = op.Shape(boxes, start=0, end=1)
     positions = _range(count)
     image_count = op.Add(op.ReduceMax(op.Concat(zero, images, axis=0)), one)
     group_count = op.Add(op.ReduceMax(op.Concat(zero, groups, axis=0)), one)
+    if shift_up_to:
+        boxes = _apart(boxes, images, groups, image_count, shift_up_to)
     family = op.Add(op.Mul(images, group_count), groups)
     families = _range(op.Mul(image_count, group_count))
     member = op.Equal(op.Unsqueeze(families, one), op.Unsqueeze(family, zero))
@@ -69,6 +71,22 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.maskrcnn.roi_align.default: roi_align,
     torch.ops.aten.sort.stable: stable_sort,
 }
+
+
+def _apart(boxes: Any, images: Any, groups: Any, image_count: Any, shift_up_to: int) -> Any:
+    """As `ops.nms.apart` in each image of no more boxes than ``shift_up_to``. Boxes lie at 0 and above."""
+    zero, one = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
+    per_image = op.ScatterElements(
+        op.Expand(zero, image_count), images, _same(images, 1), axis=0, reduction="add"
+    )
+    largest = op.ScatterElements(
+        op.Expand(op.Constant(value_floats=[0.0]), image_count), images, op.ReduceMax(boxes, one, keepdims=0),
+        axis=0, reduction="max",
+    )  # fmt: skip
+    step = op.Gather(op.Add(largest, op.Constant(value_floats=[1.0])), images)
+    few = op.LessOrEqual(op.Gather(per_image, images), op.Constant(value_ints=[shift_up_to]))
+    shift = op.Where(few, op.Mul(op.Cast(groups, to=FLOAT), step), op.Constant(value_floats=[0.0]))
+    return op.Add(boxes, op.Unsqueeze(shift, one))
 
 
 def _range(count: Any) -> Any:
