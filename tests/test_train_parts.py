@@ -15,7 +15,7 @@ from maskrcnn.records import Image
 from maskrcnn.train import Training, origins, with_names
 from maskrcnn.train.feed import Order, feed, order, repeat_factors
 from maskrcnn.train.optimize import Average, choose_layers, optimizer, rate
-from maskrcnn.train.together import together
+from maskrcnn.train.together import together, with_absent
 from training_script import TINY, drawn, tiny
 
 
@@ -96,6 +96,15 @@ def test_data_sets_of_different_classes_train_together_and_do_not_label_each_oth
     target = both[3].target()
     assert target.labelled is not None and target.labelled.tolist() == [True, False, True]
     assert together([first]) is first
+
+
+def test_a_class_said_to_be_absent_is_labelled_everywhere() -> None:
+    both = together([replace(drawn(1), names=("box", "dark")), replace(drawn(1), names=("owl", "ant"))])
+    rare = with_absent(both, ["dark"])
+    assert [rare[i].labelled for i in range(2)] == [{0, 1}, {1, 2, 3}]
+    assert with_absent(both, []) is both
+    with pytest.raises(ConfigError, match="elk"):
+        with_absent(both, ["dark", "elk"])
 
 
 # Rates and layers

@@ -28,7 +28,7 @@ from .heads import with_names
 from .optimize import Average, choose_layers, optimizer, rate
 from .settings import Training
 from .step import Losses, take_step
-from .together import together
+from .together import together, with_absent
 
 Source = str | Path | Dataset | Sequence[str | Path | Dataset]
 
@@ -99,7 +99,8 @@ class _Run:
         self, fabric: Any, model: MaskRCNN, data: Dataset, validation: Dataset | None, settings: Training,
         run: Path, resume: bool, tell: Callable[[Report], None],
     ) -> None:  # fmt: skip
-        self.fabric, self.data, self.validation, self.settings = fabric, data, validation, settings
+        self.fabric, self.validation, self.settings = fabric, validation, settings
+        self.data = with_absent(data, settings.absent)
         self.run, self.tell = run, tell
         self.model = _copy(model)
         self.model.untrained = ()

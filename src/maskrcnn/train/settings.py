@@ -42,6 +42,8 @@ class Training:
         norm           : ``frozen`` keeps statistics, scale and shift; ``adapt`` normalises by each batch
         norm_momentum  : share of a batch in the running statistics
         sampling       : anchors and proposals that the losses see
+        absent         : names of classes too rare to be in pictures that do not label them: those teach that they
+                         are not there. Without, nothing speaks against finding them everywhere
     Pictures
         augment        : what happens to each picture, see `maskrcnn.data.Recipe`. With a ``size`` in it (sides that
                          are multiples of 32), pictures go in as they are then; without, they are resized as
@@ -77,6 +79,7 @@ class Training:
     norm: Literal["frozen", "adapt"] = "frozen"
     norm_momentum: float = 0.1
     sampling: Sampling = PAPER
+    absent: tuple[str, ...] = ()
 
     augment: Recipe = field(default_factory=Recipe)
     balance: float = 0.0

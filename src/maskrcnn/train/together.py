@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..data import Dataset, Sample, Samples
+from ..errors import ConfigError
 
 
 def together(datasets: Sequence[Dataset]) -> Dataset:
@@ -29,3 +30,21 @@ def together(datasets: Sequence[Dataset]) -> Dataset:
                         labelled=frozenset(place[k] for k in known), classes=len(names))
             )  # fmt: skip
     return Samples(names, tuple(samples))
+
+
+def with_absent(dataset: Dataset, absent: Sequence[str]) -> Dataset:
+    """The samples as if each were labelled in these classes too: where it has no such instance, there is none.
+
+    Raises ConfigError for a name that is no class.
+    """
+    unknown = [name for name in absent if name not in dataset.names]
+    if unknown:
+        raise ConfigError(f"absent: want classes of the data, got {', '.join(unknown)}")
+    if not absent:
+        return dataset
+    more = frozenset(dataset.names.index(name) for name in absent)
+    samples = (dataset[i] for i in range(len(dataset)))
+    return Samples(
+        tuple(dataset.names),
+        tuple(s if s.labelled is None else replace(s, labelled=s.labelled | more) for s in samples),
+    )
