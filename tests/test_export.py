@@ -191,9 +191,8 @@ class Operators(nn.Module):
         return (
             nms(boxes, scores, 0.5),
             nms(boxes, scores, 0.5, groups, 4, images),
-            nms(
-                boxes.clamp(min=0) + 0.1, scores, 0.5, groups * 40_000, 30, images, 30
-            ),  # 20 are few, 40 are not
+            # 20 are few, 40 are not; so far away little is left of a box
+            nms(boxes.clamp(min=0) * 1.37, scores, 0.1, groups * 1_000_000, 60, images, 30),
             top_k(scores.reshape(2, -1), 7),
             roi_align(features, boxes, images, 3, 0.25, 2, True),
             roi_align(features, boxes, images, 3, 0.25, 0, True),
