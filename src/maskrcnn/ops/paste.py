@@ -22,6 +22,7 @@ Corner = tuple[int, int]
 Taps = tuple[np.ndarray, np.ndarray]  # (n, 2) int64 positions and (n, 2) float64 weights
 
 THRESHOLD = 0.5
+MARGIN = 1e-6  # more than sums of four products in another order differ by
 
 
 def paste_crop(
@@ -135,12 +136,17 @@ def _nothing(at: float, limit: int) -> tuple[Taps, int]:
     return (np.empty((0, 2), np.int64), np.empty((0, 2))), int(np.clip(np.nan_to_num(at), 0, limit))
 
 
-def _inside(low: np.ndarray, first: np.ndarray, second: np.ndarray, length: int) -> Taps:
+@njit(cache=True, nogil=True)
+def _inside(low, first, second, length):  # type: ignore[no-untyped-def]
     """Both taps of each sample; those outside 0..length - 1 weigh nothing and point somewhere harmless."""
-    at = np.stack((low, low + 1), axis=1)
-    weights = np.stack((first, second), axis=1)
-    weights[(at < 0) | (at >= length)] = 0.0
-    return np.clip(at, 0, length - 1), weights
+    at, weights = np.empty((len(low), 2), np.int64), np.empty((len(low), 2))
+    for i in range(len(low)):
+        for j in range(2):
+            place = low[i] + j
+            inside = place >= 0 and place < length
+            at[i, j] = min(max(place, 0), length - 1)
+            weights[i, j] = (second[i] if j else first[i]) if inside else 0.0
+    return at, weights
 
 
 @njit(cache=True, nogil=True)
@@ -165,12 +171,42 @@ def _value(upper, lower, at, weight, low, high):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _paste_hard(mask, ys, wy, xs, wx, low, high, threshold, out):  # type: ignore[no-untyped-def]
+    """Pixels between the same two columns lie between their values: most stretches of them need no more than these."""
     upper = np.empty(mask.shape[1])
     lower = np.empty(mask.shape[1])
+    starts, whole = _stretches(xs, wx)
     for i in range(out.shape[0]):
         _scaled_rows(mask, ys[i], wy[i], upper, lower)
-        for j in range(out.shape[1]):
-            out[i, j] = _value(upper, lower, xs[j], wx[j], low, high) >= threshold
+        for k in range(len(whole)):
+            start, end = starts[k], starts[k + 1]
+            left = upper[xs[start, 0]] + lower[xs[start, 0]]
+            right = upper[xs[start, 1]] + lower[xs[start, 1]]
+            least, most = min(left, right), max(left, right)
+            if not whole[k]:
+                least, most = min(least, 0.0), max(most, 0.0)
+            if min(max(least, low), high) > threshold + MARGIN:
+                out[i, start:end] = True
+            elif min(max(most, low), high) < threshold - MARGIN:
+                out[i, start:end] = False
+            else:
+                for j in range(start, end):
+                    out[i, j] = _value(upper, lower, xs[j], wx[j], low, high) >= threshold
+
+
+@njit(cache=True, nogil=True)
+def _stretches(at, weights):  # type: ignore[no-untyped-def]
+    """Where samples between the same two taps begin, with the end of all; and whether all their weights sum to 1."""
+    starts, whole = np.empty(len(at) + 1, np.int64), np.empty(len(at), np.bool_)
+    count = 0
+    for i in range(len(at)):
+        full = abs(weights[i, 0] + weights[i, 1] - 1.0) < MARGIN
+        if i > 0 and at[i, 0] == at[i - 1, 0] and at[i, 1] == at[i - 1, 1]:
+            whole[count - 1] &= full
+        else:
+            starts[count], whole[count] = i, full
+            count += 1
+    starts[count] = len(at)
+    return starts[: count + 1], whole[:count]
 
 
 @njit(cache=True, nogil=True)
