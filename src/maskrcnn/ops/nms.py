@@ -38,7 +38,7 @@ def nms(
     if images is not None:
         order = order[torch.sort(images[order], stable=True).indices]
     kept = torch.ops.maskrcnn.nms_sorted(
-        boxes.detach()[order].float().contiguous(),
+        boxes.detach().index_select(0, order).float().contiguous(),  # an index in brackets wakes all threads
         one if images is None else images[order],
         one if groups is None else groups[order].long(),
         threshold,
