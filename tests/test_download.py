@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from maskrcnn.errors import DownloadError
-from maskrcnn.weights.download import fetch, home
+from maskrcnn.weights.download import fetch
+from maskrcnn.weights.home import home
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
 CUT = 18 << 14  # bytes, 294,912: a whole number of blocks

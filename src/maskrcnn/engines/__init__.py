@@ -126,7 +126,7 @@ def open_file(path: Path, form: Format, **options: object) -> MaskRCNN:
 
 def _cached(model: MaskRCNN, ending: str) -> Path:
     """Where the graph of these weights and settings is kept."""
-    from ..weights.download import home
+    from ..weights.home import home
 
     digest = hashlib.sha256(json.dumps([GRAPH_VERSION, torch.__version__, model.config.to_dict()]).encode())
     for name, tensor in model.state_dict().items():

@@ -32,7 +32,7 @@ from . import (
 )
 from .catalog import DEFAULT, MODELS, NamedWeights
 from .content import READABLE, recognise
-from .download import home
+from .home import home
 from .matterport_config import read_settings, refine
 from .native import save
 

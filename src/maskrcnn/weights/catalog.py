@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import native
-from .download import fetch, home
+from .home import home
 from .names import COCO, COCO_IDS
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -70,6 +70,8 @@ class NamedWeights:
             return self.path
         if progress and not self.present:
             print(f"{self.name}, by {self.source}; licence of the weights: {self.licence}", file=sys.stderr)
+        from .download import fetch  # here, as a connection is seldom needed
+
         return fetch(self.url, self.path, size=self.size, sha256=self.sha256, progress=progress)
 
 

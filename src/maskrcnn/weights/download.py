@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 
-import pooch
 import requests
 from filelock import FileLock
 from rich.console import Console
@@ -30,12 +28,6 @@ BLOCK = 1 << 14  # bytes; what a cut connection loses is less than this
 
 class _Again(Exception):
     """A try failed in a way that another one may not."""
-
-
-def home() -> Path:
-    """The folder of downloads: ``MASKRCNN_HOME``, or the platform's cache folder for this package."""
-    given = os.environ.get("MASKRCNN_HOME")
-    return Path(given).expanduser() if given else Path(pooch.os_cache("maskrcnn"))
 
 
 def fetch(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from ..errors import WeightsError
 from .content import superblock
+
+if TYPE_CHECKING:
+    import h5py
 
 # Where each version of the superblock keeps the address of the file's end, in bytes from its beginning.
 MOST_PER_BYTE = 20
@@ -31,6 +33,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _visit(path: Path, take: Callable[[h5py.Dataset], Any]) -> dict[str, Any]:
+    import h5py  # here, as most files are of other formats
+
     _check_length(path)
     found: dict[str, Any] = {}
     # Compressed arrays are larger than the file, but not without bound: one that was never written takes no byte.

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -200,6 +199,8 @@ def write(path: Path, network: Sequence[Layer], arrays: Mapping[str, Tensor]) ->
 
 def save(path: Path, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Arrays by group and ``layer/parameter``, as Keras 2.0 wrote them with save_weights."""
+    import h5py
+
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name in groups])
         # Of fixed length, h5py 3 gives bytes back, which old Keras decodes; a plain bytes object would come as str.
