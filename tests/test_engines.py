@@ -109,7 +109,7 @@ def test_training_and_loading_make_the_kernels_anew() -> None:
 def test_gradients_flow_with_the_kernels_attached() -> None:
     model = engines.attach(network())
     model.predict_images([Image(picture(60, 90))])
-    pyramid = model.fpn(model.backbone(torch.randn(1, 3, 64, 96)))
+    pyramid = model.fpn(list(model.backbone(torch.randn(1, 3, 64, 96))))
     pyramid[0].sum().backward()
     assert model.backbone.stem.weight.grad.abs().max() > 0
 

@@ -149,7 +149,7 @@ def outputs(model):
     pixels, rois, cells = torch.rand(1, 3, 64, 64), torch.rand(5, 16, 7, 7), torch.rand(5, 16, 14, 14)
     labels = torch.tensor([0, 1, 2, 1, 0])
     with torch.inference_mode():
-        pyramid = model.fpn(model.backbone(pixels))
+        pyramid = model.fpn(list(model.backbone(pixels)))
         hidden = model.rpn._hidden(torch.rand(1, 16, 8, 8))
         box = model.box(rois)
         deltas = model.rpn.deltas(hidden).unflatten(1, (-1, 4))

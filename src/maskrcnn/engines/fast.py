@@ -157,7 +157,8 @@ def _linear(layer: Linear, x: Tensor) -> Compute:
     weight, bias = folded(layer)
     relu = "relu" if layer.relu else "none"
     if x.ndim == 4:  # the columns in the order in which the features lie
-        weight = weight.reshape(-1, *x.shape[1:]).permute(0, 2, 3, 1).flatten(1).contiguous()
+        weight = weight.reshape(-1, *x.shape[1:]).permute(0, 2, 3, 1).flatten(1)
+    weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), x.shape[0])
 
     def compute(x: Tensor, plus: Tensor | None) -> Tensor:
         rows = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .memory import maps
+from .memory import lasting, maps
 from .waiting import waiting
 
 TILE, SPAN, POINTS = 4, 6, 36  # outputs and inputs along a tile's side, products
@@ -61,9 +61,11 @@ class Winograd:
         c_out, c_in = weight.shape[:2]
         g = torch.tensor(WEIGHTS, dtype=torch.float64)
         width = 2 * kernel().lanes
-        points = torch.einsum("ai,ocij,bj->abco", g, weight.double(), g).reshape(POINTS, c_in, -1, width)
         # Panels of as many outputs as one product computes at once, so that they are read in order.
-        self.weight = points.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        self.weight = lasting(POINTS, c_out // width, c_in, width)
+        for panel, some in enumerate(weight.split(width)):
+            points = torch.einsum("ai,ocij,bj->abco", g, some.double(), g)
+            self.weight[:, panel] = points.reshape(POINTS, c_in, width)
         self.bias = torch.zeros(c_out) if bias is None else bias.detach().clone()
         self.c_in, self.c_out = c_in, c_out
 

@@ -103,7 +103,7 @@ class TrainingPass(nn.Module):
         count, height, width = inputs.images.shape[:3]
         size, window = (height, width), inputs.images.new_tensor([[0, 0, width, height]])
         batch = ImageBatch(inputs.images.permute(0, 3, 1, 2), window.expand(count, 4), (size,) * count)
-        pyramid = network.fpn(network.backbone(batch.pixels))
+        pyramid = network.fpn(list(network.backbone(batch.pixels)))
         scores = network.rpn(pyramid, batch, config)
         if targets is None:
             targets = self._targets(inputs, scores, batch)

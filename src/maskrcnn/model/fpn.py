@@ -24,10 +24,11 @@ class FPN(nn.Module):
                 f"output{level}", Conv(config.fpn_channels, config.fpn_channels, 3, norm=config.fpn_norm)
             )
 
-    def forward(self, backbone: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, backbone: list[Tensor]) -> tuple[Tensor, ...]:
+        """C2..C5 to P2..P6. Takes the maps out of the list: the memory of each is free once it is merged."""
         outputs: list[Tensor] = []
         top: Tensor | None = None
-        for level, features in zip(reversed(LEVELS), reversed(backbone), strict=True):
-            top = self.get_submodule(f"lateral{level}")(features, plus=top)
+        for level in reversed(LEVELS):
+            top = self.get_submodule(f"lateral{level}")(backbone.pop(), plus=top)
             outputs.insert(0, self.get_submodule(f"output{level}")(top))
         return (*outputs, F.max_pool2d(outputs[-1], 1, stride=2))

@@ -97,10 +97,9 @@ class MaskRCNN(nn.Module):
                 f"want weights, got the exported graph of {self.source}, which predicts and no more; "
                 "load the weights that it was made from"
             )
-        backbone = self.backbone(batch.pixels)
-        keep(backbone=backbone)
+        backbone = list(self.backbone(batch.pixels))
+        keep(backbone=tuple(backbone))
         pyramid = self.fpn(backbone)
-        del backbone
         keep(pyramid=pyramid)
 
         anchor_scores = self.rpn(pyramid, batch, config)
@@ -165,7 +164,7 @@ class MaskRCNN(nn.Module):
         sampling: Sampling,
         config: Config,
     ) -> Sampled:
-        pyramid = self.fpn(self.backbone(batch.pixels))
+        pyramid = self.fpn(list(self.backbone(batch.pixels)))
         scores = self.rpn(pyramid, batch, config)
         truths, crowds = (
             [
