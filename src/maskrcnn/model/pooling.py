@@ -83,7 +83,7 @@ def pool_rois(
     parts, orders = [], []
     for i, scale in enumerate(scales):
         mine = torch.nonzero(level == i).squeeze(1)
-        features, rois, images = pyramid[i], boxes[mine], image_index[mine]
+        features, rois, images = pyramid[i], boxes.index_select(0, mine), image_index.index_select(0, mine)
         if dialect.roi_op == "crop_and_resize":
             norm = (frame(padded, rois)[2:] - 1).repeat(2)
             end = float(dialect.inclusive_ends)
