@@ -271,7 +271,7 @@ def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import maskrcnn.jobs
+    import maskrcnn.jobs.run
 
     written: list[Path] = []
 
@@ -280,7 +280,7 @@ def test_a_full_disk_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.Mon
         if len(written) == 2:
             raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(maskrcnn.jobs, "write_picture", full)
+    monkeypatch.setattr(maskrcnn.jobs.run, "write_picture", full)
     with pytest.raises(MaskRCNNError, match=r"o: want to write results.*No space left"):
         predict_files(OneBox(), photos(tmp_path / "in", "1.png", "2.png"), tmp_path / "o")
     assert names(tmp_path / "o/results.json") == ["1.png"]

@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 from typer.testing import CliRunner
 
 import maskrcnn
-import maskrcnn.jobs
+import maskrcnn.jobs.run
 import maskrcnn.weights
 from maskrcnn.cli import app
 from maskrcnn.config import Config
@@ -408,8 +408,8 @@ def test_folders_are_tiled_one_by_one(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maskrcnn.weights, "load", lambda *_, **__: Exact())
-    monkeypatch.setattr(maskrcnn.jobs, "MAX_PIXELS", 20_000)
-    monkeypatch.setattr(maskrcnn.jobs, "_OVERLAY_SIDE", 120)
+    monkeypatch.setattr(maskrcnn.jobs.run, "MAX_PIXELS", 20_000)
+    monkeypatch.setattr(maskrcnn.jobs.run, "_OVERLAY_SIDE", 120)
     tiff(
         tmp_path / "in.tif",
         scene(("bar", (10, 20), (230, 60), RED), ("disc", (60, 150), 25, BLUE)),

@@ -393,8 +393,10 @@ def test_ctrl_c_leaves_whole_files(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         predict_video_file(Bright(), path, progress=stop)  # type: ignore[arg-type]
-    assert len(played(tmp_path / "a_overlay.mp4")) == len(lines(tmp_path / "a_results.jsonl")) == 12
-    assert 1.1 < packets(tmp_path / "a_overlay.mp4")[-1][0] < 1.3
+    frames = len(played(tmp_path / "a_overlay.mp4"))
+    assert 12 <= frames <= 12 + 5  # what had gone through the network by then
+    assert len(lines(tmp_path / "a_results.jsonl")) == frames
+    assert packets(tmp_path / "a_overlay.mp4")[-1][0] == pytest.approx(frames / 10, abs=0.1)
     assert not [t for t in threading.enumerate() if t.name == "ahead"]
 
 

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -17,7 +15,7 @@ from urllib.parse import urlsplit
 
 from .errors import ConfigError, ImageError
 from .inputs import Video, open_video
-from .jobs import DEFAULT_OUT, Step, writing
+from .jobs import DEFAULT_OUT, Step, behind, writing
 from .output import VideoWriter, draw, frame_record
 from .records import Result
 from .track import Tracking
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from .model import MaskRCNN
 
 SAVE = ("overlay", "json")
-_WAITING = 4  # frames drawn and encoded behind the network
 
 
 @dataclass(frozen=True)
@@ -104,10 +101,8 @@ def predict_video_file(
             if lines is not None:
                 lines.write(json.dumps(frame_record(result), separators=(",", ":")) + "\n")
 
-        behind = files.enter_context(_in_a_thread(put))
         try:
-            for result in results:
-                behind(result)
+            for result in behind(results, put):
                 progress(count(result))
         except ImageError as broken:
             count.error = str(broken)
@@ -146,19 +141,3 @@ class _Count:
 
 def _lines(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", buffering=1)  # line by line, for those who read along
-
-
-@contextmanager
-def _in_a_thread(put: Callable[[Result], None]) -> Iterator[Callable[[Result], None]]:
-    """A function that has ``put`` called in a thread, in order, and waits only if that is `_WAITING` items behind."""
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
-
-        def later(result: Result) -> None:
-            pending.append(pool.submit(put, result))
-            while pending and (len(pending) > _WAITING or pending[0].done()):
-                pending.popleft().result()
-
-        yield later
-    for future in pending:  # also what failed after the last frame
-        future.result()
