@@ -476,7 +476,7 @@ def test_the_page_may_load_only_what_the_server_has(sturdy: Running) -> None:
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert "<script>" not in page.text and " style=" not in page.text and "onclick" not in page.text
-    for file in ("page.css", "page.js"):
+    for file in ("page.css", "page.js", "stage.js"):
         text = sturdy.client.get(f"/{file}").text
         assert "http://" not in text.replace("http://www.w3.org/", "") and "https://" not in text
 

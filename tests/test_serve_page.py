@@ -319,9 +319,7 @@ def test_the_camera_takes_a_photo_and_is_let_go(visit: Open) -> None:
             assert page.evaluate(light) is None
         expect(page.locator("#count")).to_have_text("1 instance", timeout=20_000)
         expect(page.locator("#told")).to_contain_text("camera 1.jpg")
-        page.evaluate(
-            "navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('NotAllowedError'))"
-        )
+        page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('no')) }")
         page.locator("[data-camera]:visible").first.click()
         expect(page.locator("#toast")).to_contain_text("No camera")
 

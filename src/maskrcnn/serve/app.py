@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,6 +30,7 @@ from .options import Options, explain_invalid, limits, merge
 from .refusal import Refusal
 from .replies import css, reply
 from .settings import Settings
+from .static import add_page
 
 log = logging.getLogger("maskrcnn.serve")
 T = TypeVar("T")
@@ -51,9 +51,9 @@ def create_app(model: MaskRCNN, settings: Settings | None = None, *, warm: bool 
         title="maskrcnn", version=version("maskrcnn"), description=openapi.ABOUT, lifespan=desk.lifespan,
         docs_url=None, redoc_url=None,  # they load scripts from elsewhere
     )  # fmt: skip
-    app.add_middleware(Guard, metrics=desk.metrics)
+    app.add_middleware(Guard, metrics=desk.metrics, routes=app.routes)
     _answer_errors(app)
-    _add_page(app)
+    add_page(app)
     allowed = [Depends(desk.check_token)]
 
     @app.post("/v1/predict", dependencies=allowed, openapi_extra=openapi.PICTURE, responses=openapi.PREDICTED,
@@ -249,21 +249,3 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
         return said(500, "something went wrong here; the server's log says what")
-
-
-def _add_page(app: FastAPI) -> None:
-    """The page's files, read once; no path of a request reaches the file system."""
-    room = files(__package__) / "page"
-
-    def add(path: str, name: str, kind: str, **headers: str) -> None:
-        content = room.joinpath(name).read_bytes()
-
-        async def send(request: Request) -> Response:
-            return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"} | headers)
-
-        app.add_route(path, send, methods=["GET"], include_in_schema=False)
-
-    add("/", "page.html", "text/html")
-    add("/page.css", "page.css", "text/css")
-    add("/page.js", "page.js", "text/javascript")
-    add("/explained", "frame.html", "text/html", **{"Content-Security-Policy": FRAME_POLICY})

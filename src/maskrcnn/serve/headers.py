@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.datastructures import MutableHeaders
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .metrics import Metrics
@@ -27,17 +28,14 @@ _ALWAYS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_PATHS = frozenset({
-    "/", "/page.css", "/page.js", "/explained", "/v1/predict", "/v1/explain", "/v1/models", "/healthz", "/readyz",
-    "/metrics", "/openapi.json",
-})  # fmt: skip
 
 
 class Guard:
     """Outermost but for the server's own error page."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
         self.app = app
+        self.routes = routes
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,5 +58,6 @@ class Guard:
         try:
             await self.app(scope, receive, with_headers)
         finally:
-            path: Any = scope["path"]
-            self.metrics.request(path if path in _PATHS else "other", status, time.perf_counter() - start)
+            path = scope["path"]
+            known = any(path == getattr(route, "path", None) for route in self.routes)
+            self.metrics.request(path if known else "other", status, time.perf_counter() - start)
