@@ -181,6 +181,10 @@ def test_a_dataset_numbers_classes_and_images(tmp_path) -> None:
     assert pets.source_image_link(0) == str(grey)
     assert np.array_equal(pets.load_image(0), np.full((4, 5, 3), 9))
     assert pets.load_image(1)[0, 0].tolist() == [1, 2, 3]
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # lies on its side
+    PILImage.new("RGB", (5, 4)).save(grey, exif=exif)
+    assert pets.load_image(0).shape == (4, 5, 3)  # as its masks lie
     masks, ids = pets.load_mask(0)
     assert masks.size == 0
     assert ids.dtype == np.int32

@@ -100,8 +100,9 @@ def test_rois(capsys) -> None:
 
 def test_boxes_and_refined_boxes() -> None:
     figure = visualize.draw_boxes(
-        IMAGE, BOXES, BOXES + 2, MASKS.transpose(2, 0, 1), captions=["a", "b"], visibilities=[0, 2], title="t"
+        IMAGE, BOXES, BOXES + 2, MASKS, captions=["a", "b"], visibilities=[0, 2], title="t"
     )
+    assert shown(figure)[6, 11].tolist() == [114, 114, 114]  # half of 100, half of matplotlib's grey, 128
     rectangles = [p for p in figure.axes[0].patches if type(p).__name__ == "Rectangle"]
     assert len(rectangles) == 3  # the grey one is not refined
     assert texts(figure) == ["a", "b"]
@@ -142,8 +143,11 @@ def test_tables(capsys) -> None:
     assert visualize.display_table([["a", 1]]) == "<table><tr><td>a</td><td>1</td></tr></table>"
     html = visualize.display_weight_stats(modellib.MaskRCNN("inference", Narrow(), "logs"))
     assert "<td>rpn_conv_shared/kernel:0</td><td>(3, 3, 8, 512)</td>" in html
-    assert "bn_conv1/gamma:0*** dead?" in html
-    assert "conv1/kernel:0" in capsys.readouterr().out
+    assert "bn_conv1/gamma:0<span style='color:red'>*** dead?</span>" in html
+    assert "<td>conv1/bias:0</td>" in html  # of a convolution a constant bias is nothing to see
+    assert "mrcnn_mask_deconv/bias:0<span" in html
+    printed = capsys.readouterr().out
+    assert "bn_conv1/gamma:0*** dead?" in printed
 
 
 def test_colours_are_as_many_as_asked() -> None:

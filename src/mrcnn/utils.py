@@ -171,8 +171,9 @@ class Dataset:
         return self.image_info[image_id]["path"]
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """(h, w, 3) pixels, upright; grey is repeated, alpha is dropped."""
-        pixels = read(self.image_info[image_id]["path"], keep_alpha=True).pixels
+        """(h, w, 3) pixels as the file has them, whose EXIF orientation masks do not follow; grey is repeated,
+        alpha is dropped."""
+        pixels = read(self.image_info[image_id]["path"], keep_alpha=True, upright=False).pixels
         return np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] < 3 else pixels[..., :3]
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,15 @@
 """Pictures of instances, boxes, metrics and weights with matplotlib, which is imported where it is used.
 
 Every function draws what it always drew, and returns its figure, or its array. Windows open only where matplotlib
-has a backend with windows, or a notebook to show them in.
+has a backend with windows, or a notebook to show them in; there a cell shows each picture once.
 """
 
 from __future__ import annotations
 
 import colorsys
 import random
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +34,33 @@ def _show(figure: Any) -> Any:
 
     if matplotlib.get_backend().lower() not in ("agg", "pdf", "ps", "svg", "cairo", "template"):
         _pyplot().show()
-    return figure
+    return _quiet(figure)
+
+
+def _quiet(value: Any) -> Any:
+    """The value, which a notebook that has shown it does not show again as the result of the same cell."""
+    shell = _notebook()
+    if shell is None:
+        return value
+    cell, hook = shell.execution_count, shell.displayhook
+
+    def again() -> None:
+        # ipykernel's hook, unlike IPython's, does not say that it is active, but then it has a message.
+        is_result = hook.is_active or getattr(hook, "msg", None) is not None
+        if not (is_result and shell.execution_count == cell):
+            from IPython.display import display
+
+            del value._ipython_display_
+            display(value)
+
+    value._ipython_display_ = again
+    return value
+
+
+def _notebook() -> Any:
+    """The running IPython, or None."""
+    ipython = sys.modules.get("IPython")  # a notebook has it imported
+    return ipython and ipython.get_ipython()
 
 
 def _axes(ax: Any, figsize: tuple[float, float]) -> tuple[Any, bool]:
@@ -131,13 +159,16 @@ def display_instances(
         if show_bbox:
             _rectangle(ax, boxes[i], colors[i], "dashed", 0.7)
         score = scores[i] if scores is not None else None
-        name = class_names[class_ids[i]]
-        _label(ax, x1, y1 + 8, captions[i] if captions else f"{name} {score:.3f}" if score else name)
+        if captions:
+            caption = captions[i]
+        else:
+            caption = f"{class_names[class_ids[i]]} {score:.3f}" if score else class_names[class_ids[i]]
+        _label(ax, x1, y1 + 8, caption)
         if show_mask:
             painted = apply_mask(painted, masks[:, :, i], colors[i])
         _outline(ax, masks[:, :, i], colors[i])
     ax.imshow(painted.astype(np.uint8))
-    return _show(ax.figure) if new else ax.figure
+    return _show(ax.figure) if new else _quiet(ax.figure)
 
 
 def display_differences(
@@ -198,7 +229,7 @@ def draw_rois(
     print("Positive ROIs: ", positive)
     print("Negative ROIs: ", int((class_ids == 0).sum()))
     print(f"Positive Ratio: {positive / max(len(class_ids), 1):.2f}")
-    return ax.figure
+    return _quiet(ax.figure)
 
 
 def draw_box(image: np.ndarray, box: Sequence[int], color: Sequence[int]) -> np.ndarray:
@@ -232,7 +263,7 @@ def plot_precision_recall(AP: float, precisions: Sequence[float], recalls: Seque
     ax.set_ylim(0, 1.1)
     ax.set_xlim(0, 1.1)
     ax.plot(recalls, precisions)
-    return figure
+    return _quiet(figure)
 
 
 def plot_overlaps(
@@ -255,7 +286,7 @@ def plot_overlaps(
     ax.set_xlabel("Ground Truth")
     ax.set_ylabel("Predictions")
     figure.tight_layout()
-    return figure
+    return _quiet(figure)
 
 
 def draw_boxes(
@@ -263,7 +294,7 @@ def draw_boxes(
     masks: np.ndarray | None = None, captions: Sequence[str] | None = None,
     visibilities: Sequence[int] | None = None, title: str = "", ax: Any = None,
 ) -> Any:  # fmt: skip
-    """Boxes, dotted; refined boxes, solid, joined at the corner; masks (n, h, w) and captions. Returns the figure.
+    """Boxes, dotted; refined boxes, solid, joined at the corner; masks (h, w, n) and captions. Returns the figure.
 
     visibilities: 0 grey, 1 dotted, 2 solid, for each box
     """
@@ -273,6 +304,8 @@ def draw_boxes(
     ax, _ = _axes(ax, (12, 12))
     margin = image.shape[0] // 10
     _frame(ax, image, margin, margin, margin, title)
+    from matplotlib.colors import to_rgb
+
     painted = image.astype(np.uint32)
     for i, hue in enumerate(random_colors(len(given))):
         visibility = visibilities[i] if visibilities is not None else 1
@@ -293,41 +326,43 @@ def draw_boxes(
             _label(ax, at[1], at[0], captions[i], verticalalignment="top",
                    bbox={"facecolor": color, "alpha": 0.5, "pad": 2, "edgecolor": "none"})  # fmt: skip
         if masks is not None:
-            painted = apply_mask(painted, masks[i], hue)
-            _outline(ax, masks[i], color)
+            painted = apply_mask(painted, masks[:, :, i], to_rgb(color))
+            _outline(ax, masks[:, :, i], color)
     ax.imshow(painted.astype(np.uint8))
-    return ax.figure
+    return _quiet(ax.figure)
 
 
-def display_table(table: Sequence[Sequence[Any]]) -> str:
+class Table(str):
+    """The HTML of a table, as `display_table` returns it."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def display_table(table: Sequence[Sequence[Any]]) -> Table:
     """Rows of cells as an HTML table, shown where a notebook runs, printed elsewhere; returns the HTML."""
     rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in table)
-    html = f"<table>{rows}</table>"
-    try:
-        from IPython import get_ipython
-        from IPython.display import HTML, display
-    except ImportError:
-        notebook = None
-    else:
-        notebook = get_ipython()
-    if notebook is not None:
-        display(HTML(html))
+    html = Table(f"<table>{rows}</table>")
+    if _notebook() is not None:
+        from IPython.display import display
+
+        display(html)
     else:
         for row in table:
-            print("  ".join(f"{cell!s:>24}" for cell in row))
-    return html
+            print("  ".join(f"{re.sub('<[^>]*>', '', str(cell)):>24}" for cell in row))
+    return _quiet(html)
 
 
-def display_weight_stats(model: Any) -> str:
+def display_weight_stats(model: Any) -> Table:
     """A table of every array of weights: shape, least, greatest, standard deviation; suspicious ones are marked."""
     table: list[list[str]] = [["WEIGHT NAME", "SHAPE", "MIN", "MAX", "STD"]]
     for layer in model.get_trainable_layers():
-        for variable, value in zip(layer.weights, layer.get_weights(), strict=True):
+        for i, (variable, value) in enumerate(zip(layer.weights, layer.get_weights(), strict=True)):
             alert = ""
-            if value.min() == value.max() and not variable.name.endswith("bias:0"):
-                alert = "*** dead?"  # what training has not touched
+            if value.min() == value.max() and not (type(layer).__name__ == "Conv2D" and i == 1):
+                alert = "<span style='color:red'>*** dead?</span>"  # what training has not touched
             if np.abs(value).max() > 1000:
-                alert = "*** Overflow?"
+                alert += "<span style='color:red'>*** Overflow?</span>"
             table.append([
                 f"{variable.name}{alert}", str(value.shape), f"{value.min():+9.4f}", f"{value.max():+10.4f}",
                 f"{value.std():+9.4f}",

@@ -6,7 +6,7 @@ import io
 import os
 import time
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import IO, Any, NamedTuple, TypeGuard
 
 import cv2
 import numpy as np
@@ -30,7 +30,17 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "AVIF", "JPEG2000", "PP
 _KINDS = "want a path, URL, PIL image, (h, w, c) array, (c, h, w) tensor, bytes, open file or Image"
 
 
-def read(source: Source | Any, *, keep_alpha: bool = False, max_pixels: int = MAX_PIXELS) -> Image:
+class _Wish(NamedTuple):
+    """The keywords of `read`."""
+
+    keep_alpha: bool
+    upright: bool
+    max_pixels: int
+
+
+def read(
+    source: Source | Any, *, keep_alpha: bool = False, upright: bool = True, max_pixels: int = MAX_PIXELS
+) -> Image:
     """Read one picture. Values stay as they are stored; `to_channels` brings them to the model's range.
 
     source     : path or http(s) URL; PIL image; NumPy array (h, w) or (h, w, c); torch tensor (h, w) or
@@ -40,9 +50,10 @@ def read(source: Source | Any, *, keep_alpha: bool = False, max_pixels: int = MA
     keep_alpha : leave an alpha channel as the last channel, for models that were trained with it. Otherwise
                  transparency declared by the file is laid over white, as a viewer shows it, so that opaque
                  pixels stay what they are. The fourth channel of an array is never taken for alpha.
+    upright    : turn the picture as its EXIF orientation says; otherwise pixels stay as the file has them.
     max_pixels : refuse files of more pixels than this before they are decoded.
 
-    Returns pixels (h, w, c), upright (EXIF orientation applied), c = 1 for grey, RGB for c = 3:
+    Returns pixels (h, w, c), c = 1 for grey, RGB for c = 3:
     uint8 for files of 8 bits and less (palettes looked up, CMYK and YCbCr converted, 1-bit as 0 and 255);
     uint16 for 16 bits; float32 for float and for integers that fit neither. bool arrays become 0 and 255;
     other integer arrays become uint8 when they hold 1 to 4 channels of 0..255.
@@ -70,7 +81,7 @@ def read(source: Source | Any, *, keep_alpha: bool = False, max_pixels: int = MA
     else:
         raise ImageError(f"{_KINDS}, got {type(source).__name__}")
     try:
-        return Image(_check(_pixels(source, where, path, keep_alpha, max_pixels), where), path)
+        return Image(_check(_pixels(source, where, path, _Wish(keep_alpha, upright, max_pixels)), where), path)
     except MaskRCNNError:
         raise
     except Exception as error:  # decoders raise nearly every type on damaged data
@@ -91,9 +102,9 @@ def is_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(source, os.PathLike) or (isinstance(source, str) and not is_url(source))
 
 
-def _pixels(source: Any, where: str, path: Path | None, keep_alpha: bool, max_pixels: int) -> np.ndarray:
+def _pixels(source: Any, where: str, path: Path | None, wish: _Wish) -> np.ndarray:
     if isinstance(source, PIL.Image.Image):
-        return _from_pil(source, keep_alpha)
+        return _from_pil(source, wish)
     if path is not None:
         try:
             file = path.open("rb")
@@ -103,14 +114,14 @@ def _pixels(source: Any, where: str, path: Path | None, keep_alpha: bool, max_pi
                 f"{where}: want a picture, got '{error.strerror}'; check the path{hint}"
             ) from error
         with file:
-            return _decode(file, where, keep_alpha, max_pixels)
+            return _decode(file, where, wish)
     if isinstance(source, str):
         data = _download(source)
     else:
         data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
     if not isinstance(data, bytes):
         raise ImageError(f"{where}: want bytes, got {type(data).__name__}; open the file with mode 'rb'")
-    return _decode(io.BytesIO(data), where, keep_alpha, max_pixels)
+    return _decode(io.BytesIO(data), where, wish)
 
 
 def _download(url: str) -> bytes:
@@ -139,32 +150,32 @@ def _download(url: str) -> bytes:
     return bytes(data)
 
 
-def _decode(file: IO[bytes], where: str, keep_alpha: bool, max_pixels: int) -> np.ndarray:
+def _decode(file: IO[bytes], where: str, wish: _Wish) -> np.ndarray:
     """The pixels of an open, seekable file; its first bytes say what it is, not its name."""
     head = file.read(32)
     file.seek(0)
     if not head:
         raise ImageError(f"{where}: want a picture, got 0 bytes; fetch or export it again")
     if head.startswith(b"\x93NUMPY"):
-        return _from_npy(file, where, max_pixels)
+        return _from_npy(file, where, wish.max_pixels)
     if head[:4] in tiff.MAGIC:
         layout = tiff.layout(file)
         file.seek(0)
         if not layout.pillow:
-            _limit(layout.size, where, max_pixels)
+            _limit(layout.size, where, wish.max_pixels)
             pixels = tiff.read(file, layout, where)
-            if layout.alpha and not keep_alpha and pixels.shape[2] in (2, 4):
+            if layout.alpha and not wish.keep_alpha and pixels.shape[2] in (2, 4):
                 pixels = _over_white(pixels)
-            return _upright(_integers(pixels), layout.orientation)
+            return _upright(_integers(pixels), layout.orientation if wish.upright else 1)
     image = _open_pil(file, head, where)
-    _limit((image.height, image.width), where, max_pixels)
+    _limit((image.height, image.width), where, wish.max_pixels)
     deep_png = head.startswith(b"\x89PNG") and len(head) > 25 and head[24] == 16
     if not deep_png:
-        return _from_pil(image, keep_alpha)
+        return _from_pil(image, wish)
     image.load()  # fails where it is cut short: OpenCV returns half a picture without a word
-    orientation = image.getexif().get(0x0112, 1)
+    orientation = image.getexif().get(0x0112, 1) if wish.upright else 1
     file.seek(0)
-    return _upright(_from_opencv(file.read(), keep_alpha), orientation)
+    return _upright(_from_opencv(file.read(), wish.keep_alpha), orientation)
 
 
 def _limit(size: tuple[int, int], where: str, max_pixels: int) -> None:
@@ -188,10 +199,11 @@ def _open_pil(file: IO[bytes], head: bytes, where: str) -> PIL.Image.Image:
     )
 
 
-def _from_pil(image: PIL.Image.Image, keep_alpha: bool) -> np.ndarray:
+def _from_pil(image: PIL.Image.Image, wish: _Wish) -> np.ndarray:
     """(h, w, c) in the depth of the image."""
     image.load()
-    image = PIL.ImageOps.exif_transpose(image)
+    if wish.upright:
+        image = PIL.ImageOps.exif_transpose(image)
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         pixels = np.array(image)
@@ -204,7 +216,7 @@ def _from_pil(image: PIL.Image.Image, keep_alpha: bool) -> np.ndarray:
         pixels = np.array(image.convert("L" if grey else "RGB"))
         return pixels[:, :, None] if grey else pixels
     pixels = np.array(image.convert("RGBA"))
-    if keep_alpha:
+    if wish.keep_alpha:
         return pixels[:, :, 2:] if grey else pixels
     return _over_white(pixels)[:, :, : 1 if grey else 3]
 
