@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import maskrcnn
 from maskrcnn import weights
 from maskrcnn.config import Config
+from maskrcnn.engines import export
 from maskrcnn.errors import ConfigError, WeightsError
 from maskrcnn.model.resnet import ResNet
 
@@ -203,6 +204,10 @@ def test_a_backbone_wants_names_and_refuses_to_predict(file):
     assert "torchvision backbone" in repr(model) and "the rest random" in repr(model)
     with pytest.raises(ConfigError, match="random weights for the classes nut, bolt"):
         model.predict(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(ConfigError, match="random weights for the classes nut, bolt"):  # a file would not say it
+        weights.save(model, file.with_suffix(".safetensors"))
+    with pytest.raises(ConfigError, match="random weights for the classes nut, bolt"):
+        export(model, file.with_suffix(".onnx"), "onnx")
     for act in (weights.read, lambda path: weights.convert(path, path.with_suffix(".safetensors"))):
         with pytest.raises((ConfigError, WeightsError), match="backbone"):
             act(file)

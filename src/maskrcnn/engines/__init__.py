@@ -46,8 +46,10 @@ _RUNTIMES = {"onnxruntime": FORMATS["onnx"], "openvino": FORMATS["openvino"]}
 def export(model: MaskRCNN, path: Path, to: str) -> None:
     """Write a model's network, weights and settings in one of `FORMATS`; the file appears whole or not at all.
 
-    What the file takes and gives is said at `export.Standalone`.
+    What the file takes and gives is said at `export.Standalone`. Raises ConfigError for a model with ``untrained``
+    classes.
     """
+    model.check_trained()
     if to not in FORMATS or path.suffix != FORMATS[to].ending:
         known = ", ".join(f"{form.ending} for {name}" for name, form in FORMATS.items())
         raise ConfigError(f"export: want a name that ends in {known}, got {path} for {to}")
@@ -85,6 +87,7 @@ def attach(model: MaskRCNN, engine: str = "auto") -> MaskRCNN:
 
 def export_int8(model: MaskRCNN, path: Path, pictures: Sequence[Image]) -> None:
     """As `export` to openvino, in 8-bit integers calibrated on these pictures, see `int8.quantise`."""
+    model.check_trained()
     if path.suffix != ".xml":
         raise ConfigError(f"export: want a name that ends in .xml for openvino, got {path}")
     with replacing_files(path) as part:

@@ -69,6 +69,14 @@ class MaskRCNN(nn.Module):
         """The classes, background not among them."""
         return self.config.names
 
+    def check_trained(self) -> None:
+        """Raises ConfigError for a model with ``untrained`` classes, which may neither predict nor be written."""
+        if self.untrained:
+            raise ConfigError(
+                f"want a trained network, got random weights for the classes {', '.join(self.untrained)}; train it, "
+                "or set model.untrained = () to go on all the same"
+            )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -210,11 +218,7 @@ class MaskRCNN(nn.Module):
         Raises ImageError for an image that does not fit the model, ConfigError for an unknown class, and for a
         model with ``untrained`` classes.
         """
-        if self.untrained:
-            raise ConfigError(
-                f"want a trained network, got random weights for the classes {', '.join(self.untrained)}; train it, "
-                "or set model.untrained = () to predict all the same"
-            )
+        self.check_trained()
         options = {"score": score, "max_detections": max_detections}
         config = self.config.with_options(**{k: v for k, v in options.items() if v is not None})
         wanted = None if classes is None else self._wanted(classes)

@@ -27,8 +27,9 @@ def save(model: MaskRCNN, path: str | Path, *, dtype: Literal["float32", "float1
     dtype : ``float16`` halves the file. Kernels and dense layers are rounded to it; biases and batch norms,
             which are few, stay float32. Reading gives float32 either way.
 
-    Raises WeightsError where a weight is too large for float16.
+    Raises WeightsError where a weight is too large for float16, ConfigError for a model with ``untrained`` classes.
     """
+    model.check_trained()
     if dtype not in ("float32", "float16"):
         raise WeightsError(f"dtype: want float32 or float16, got {dtype!r}")
     path = Path(path)
