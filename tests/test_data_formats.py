@@ -184,6 +184,86 @@ def test_via_region_without_class_stops(tmp_path: Path) -> None:
     assert len(data[0].instances) == 1
 
 
+def test_via_3_reads_all_shapes_and_the_texts_of_options(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    shapes = [
+        [7, 1, 1, 5, 1, 5, 5, 1, 5],
+        [2, 10, 2, 4, 3],
+        [3, 15, 5, 2],
+        [4, 5, 5, 3, 2],
+        [1, 7.5, 3.5],
+        [8, 2, 4, 6, 1, 9, 5, 5, 8],
+        [6, 1, 1, 5, 1, 5, 5],
+    ]
+    project = {
+        "project": {"data_format_version": "3.1.1"}, "config": {},
+        "attribute": {"7": {"aname": "class", "type": 4, "options": {"0": "nut", "1": "bolt"}},
+                      "8": {"aname": "note", "type": 1, "options": {}}},
+        "file": {"1": {"fid": 1, "fname": "a.png"}}, "view": {"1": {"fid_list": ["1"]}},
+        "metadata": {f"1_{i}": {"vid": "1", "z": [], "xy": xy, "av": {"7": "1"}} for i, xy in enumerate(shapes)}
+        | {"1_t": {"vid": "1", "z": [0, 2], "xy": [], "av": {"8": "a segment of time"}}},
+    }  # fmt: skip
+    data = open_dataset(dump(tmp_path / "project.json", project))
+    assert data.names == ("nut", "bolt") and not data.findings
+    (sample,) = data
+    assert [one.label for one in sample.instances] == [1] * 7
+    assert [tuple(round(v, 6) for v in one.box) for one in sample.instances] == [
+        (1, 1, 5, 5), (10, 2, 14, 5), (13, 3, 17, 7), (2, 3, 8, 7), (7, 3, 8, 4), (2, 1, 9, 8), (1, 1, 5, 5),
+    ]  # fmt: skip
+    assert (sample.instances[1].dense((10, 20)) == block(2, 10, 5, 14)).all()
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version>
+ <meta><task><labels><label><name>nut</name></label><label><name>bolt</name></label></labels></task></meta>
+ <image id="0" name="a.png" width="20" height="10">
+  <polygon label="bolt" points="1.0,1.0;5.0,1.0;5.0,5.0;1.0,5.0"/>
+  <box label="nut" xtl="10" ytl="2" xbr="14" ybr="5"/>
+  <box label="nut" xtl="10" ytl="3" xbr="16" ybr="5" rotation="90"/>
+  <ellipse label="nut" cx="5" cy="5" rx="3" ry="2"/>
+  <mask label="nut" left="2" top="3" width="3" height="2" rle="0, 3, 2, 1"/>
+  <polygon label="bolt" points="6,6;8,6;8,8;6,8" group_id="4"/>
+  <box label="bolt" xtl="12" ytl="6" xbr="15" ybr="9" group_id="4"/>
+  <tag label="nut"/>{more}
+ </image>
+</annotations>"""
+
+
+def test_cvat_reads_all_shapes(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    file = tmp_path / "annotations.xml"
+    file.write_text(CVAT.format(more=""))
+    for data in (open_dataset(tmp_path), open_dataset(file)):
+        assert data.names == ("nut", "bolt") and data.format == "cvat" and not data.findings
+    (sample,) = data
+    assert sample.size == (10, 20) and sample.image.exists()
+    square, box, turned, round_, mask, group = sample.instances
+    assert (square.label, square.box) == (1, (1, 1, 5, 5))
+    assert (box.dense(sample.size) == block(2, 10, 5, 14)).all()
+    assert turned.box == pytest.approx((12, 1, 14, 7))  # 6 wide and 2 high before, about its centre 13, 4
+    assert round_.box == pytest.approx((2, 3, 8, 7))
+    expected = block(3, 2, 4, 5)
+    expected[4, 4] = True  # rows of 3: three inside, two outside, one inside
+    assert (mask.dense(sample.size) == expected).all()
+    assert (group.dense(sample.size) == block(6, 6, 8, 8) | block(6, 12, 9, 15)).all() and group.label == 1
+
+
+def test_cvat_shapes_without_an_inside_and_broken_ones_stop(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    file = tmp_path / "annotations.xml"
+    file.write_text(CVAT.format(more='<points label="nut" points="1,1"/><mask label="nut" rle="1"/>'))
+    assert [(f.kind, f.cure) for f in open_dataset(file).findings] == [("unknown shape", "stops")] * 2
+    file.write_text("<annotations><version>1.1</version><meta/><track/></annotations>")
+    with pytest.raises(DataError, match="want an export 'CVAT for images"):
+        open_dataset(file)
+    file.write_text("<annotations><meta/><image name='a.png'/></annotations>")
+    with pytest.raises(DataError, match="want name, height, width in every image"):
+        open_dataset(file)
+    file.write_text("<annotations>")
+    with pytest.raises(DataError, match="want xml"):
+        open_dataset(file)
+
+
 def test_via_classes_are_those_of_all_splits(tmp_path: Path) -> None:
     for split, name in (("train", "b"), ("val", "a")):
         picture(tmp_path / split / "a.png")
@@ -274,6 +354,21 @@ def test_yolo_polygons_and_boxes(tmp_path: Path, yaml: str) -> None:
     np.testing.assert_array_equal(second.dense((10, 20)), block(4, 9, 6, 11))
     assert (first.label, second.label, data[1].instances) == (1, 0, ())
     assert open_dataset(tmp_path, "val")[0].name == "b.png"
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("images/val", "labels/val")])
+def test_yolo_without_a_yaml_takes_its_names_from_classes_txt(
+    tmp_path: Path, images: str, labels: str
+) -> None:
+    picture(tmp_path / images / "a.png")
+    (tmp_path / labels).mkdir(parents=True)
+    (tmp_path / labels / "a.txt").write_text("1 0.5 0.5 0.2 0.4\n")
+    with pytest.raises(DataError, match=r"write a classes\.txt"):
+        open_dataset(tmp_path)
+    (tmp_path / "classes.txt").write_text("nut\nbolt\n")
+    data = open_dataset(tmp_path, "val" if images.endswith("val") else None)
+    assert data.names == ("nut", "bolt") and data.format == "yolo"
+    assert [(one.label, one.box) for one in data[0].instances] == [(1, (8, 3, 12, 7))]
 
 
 def test_yolo_broken_lines_are_findings(tmp_path: Path) -> None:

@@ -75,10 +75,10 @@ def convert(
 ) -> None:
     """Turn weights of another framework into one file of ours or back, or a data set into another format.
 
-    A folder, a .json or a .yaml is a data set: pictures are copied, and the format of IN is recognised.
+    A folder, a .json, .yaml or .xml is a data set: pictures are copied, and the format of IN is recognised.
     """
     path, weights_to = Path(source), ("safetensors", "torchvision", "detectron2", "mmdet", "h5")
-    is_data = path.is_dir() or path.suffix.lower() in (".json", ".yaml", ".yml")
+    is_data = path.is_dir() or path.suffix.lower() in (".json", ".yaml", ".yml", ".xml")
     if is_data or (to is not None and to not in weights_to):
         _convert_data(path, target, to, split)
         return

@@ -19,6 +19,7 @@ from ..records import Image, Size, Target
 from .findings import Finding
 
 Polygons = list[np.ndarray]
+Mask = Polygons | dict[str, Any]  # or COCO run lengths
 Box = tuple[float, float, float, float]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from ..records import Size
-from .dataset import Dataset, Instance, Polygons, Sample, Samples, decode
+from .dataset import Dataset, Instance, Polygons, Sample, Samples
 from .files import (
     PictureFinder,
     class_list,
@@ -25,7 +25,7 @@ from .files import (
     write_labels,
 )
 from .findings import Finding
-from .outlines import ellipse, outline_box, rectangle, run_lengths, stroke
+from .outlines import ellipse, outline_box, rectangle, run_lengths, stroke, union
 
 _SHAPES = ("polygon", "rectangle", "circle", "line", "linestrip", "point", "points", "mask")
 LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels, as LabelMe's own shape_to_mask draws them
@@ -67,7 +67,7 @@ def read_labelme(files: Iterable[Path], folder: Path, others: Iterable[Path] = (
                 findings.append(Finding("unknown shape", f"want a whole {', '.join(_SHAPES)}, got {got}",
                                         file, record, "shape_type", "stops"))  # fmt: skip
             else:
-                mask = _union(known, (height, width))
+                mask = union(known, (height, width))
                 instances.append(Instance(label_of[str(label)], outline_box(mask), mask, key=record))
         samples.append(Sample(picture.name if picture.exists() else file.stem, _picture(picture, content),
                               (height, width), tuple(instances), classes=len(names), source=file))  # fmt: skip
@@ -126,15 +126,6 @@ def _outline(shape: dict[str, Any], size: Size) -> Polygons | dict[str, Any] | N
         window[:] = crop[: window.shape[0], : window.shape[1]]
         return run_lengths(whole)
     return None
-
-
-def _union(masks: list[Polygons | dict[str, Any]], size: Size) -> Polygons | dict[str, Any]:
-    if len(masks) == 1:
-        return masks[0]
-    polygons = [mask for mask in masks if isinstance(mask, list)]
-    if len(polygons) == len(masks):
-        return [ring for mask in polygons for ring in mask]
-    return run_lengths(np.logical_or.reduce([decode(mask, size) for mask in masks]))
 
 
 def _picture(file: Path, content: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from ..output.shapes import crop_rings, encode_crop, join_parts
 from ..records import Size
-from .dataset import Box, Polygons, decode, mask_box
+from .dataset import Box, Mask, Polygons, decode, mask_box
 
 ROUND = 96  # corners of a circle: its area comes out 0.07 % too small
 
@@ -59,6 +60,16 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
         return encode_crop(np.zeros((0, 0), bool), (0, 0), mask.shape)
     x1, y1, x2, y2 = map(int, box)
     return encode_crop(mask[y1:y2, x1:x2], (y1, x1), mask.shape)
+
+
+def union(masks: Sequence[Mask], size: Size) -> Mask:
+    """Several masks of one instance as one."""
+    if len(masks) == 1:
+        return masks[0]
+    polygons = [mask for mask in masks if isinstance(mask, list)]
+    if len(polygons) == len(masks):
+        return [ring for mask in polygons for ring in mask]
+    return run_lengths(np.logical_or.reduce([decode(mask, size) for mask in masks]))
 
 
 def one_ring(mask: Polygons | dict[str, Any], size: Size) -> np.ndarray | None:

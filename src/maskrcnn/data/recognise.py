@@ -7,16 +7,18 @@ from typing import Any
 
 from ..errors import DataError
 from .coco import is_coco, read_coco
+from .cvat import open_xml, read_cvat
 from .dataset import Samples
 from .files import pick_split, read_json, split_of
 from .labelme import is_labelme, read_labelme
 from .masks import id_mask_folders, mask_folders, read_id_masks, read_masks
 from .via import is_via, read_via
+from .via3 import as_via2, is_via3
 from .voc import is_voc, read_voc
-from .yolo import is_yolo, read_yolo
+from .yolo import folders_without_yaml, is_yolo, read_yolo
 
 KNOWN = (
-    "COCO json, VIA json, LabelMe json, YOLO segmentation (data.yaml), PASCAL VOC (SegmentationObject and "
+    "COCO json, VIA json, LabelMe json, CVAT xml, YOLO segmentation (data.yaml), PASCAL VOC (SegmentationObject and "
     "SegmentationClass), a folder of pictures beside one of instance PNGs, or folders with images and masks inside"
 )
 
@@ -38,7 +40,16 @@ def _file(path: Path, split: str | None) -> Samples | None:
         raise DataError(
             f"{path}: want a folder to choose split {split!r} from, got one file; name the other file"
         )
-    return _json(path, read_json(path))
+    if path.suffix.lower() == ".xml":
+        root = open_xml(path)
+        return None if root is None else read_cvat(path, root)
+    return _json(path, _read(path))
+
+
+def _read(path: Path) -> Any:
+    """The content of a json file; a project of VIA 3 as one of VIA 2."""
+    content = read_json(path)
+    return as_via2(content) if is_via3(content) else content
 
 
 def _json(path: Path, content: Any, others: tuple[Any, ...] = ()) -> Samples | None:
@@ -76,9 +87,15 @@ def _here(folder: Path, split: str | None) -> Samples | None:
             return read_yolo(file, split)
     if is_voc(folder):
         return read_voc(folder, split)
+    for file in sorted(folder.glob("*.xml")):
+        if (root := open_xml(file)) is not None:
+            _no_splits(folder, split)
+            return read_cvat(file, root)
     found = _jsons(sorted(folder.glob("*.json")), folder, split)
     if found is not None:
         return found
+    if (said := folders_without_yaml(folder)) is not None:
+        return read_yolo(folder / "data.yaml", split, said)
     pair = None
     if next(mask_folders(folder), None) is None:
         pair = id_mask_folders(folder)
@@ -100,11 +117,11 @@ def _jsons(
 ) -> Samples | None:
     """One of several splits, or the many files of LabelMe; ``others`` are those of the data set's other splits."""
     for file in sorted(files, key=lambda f: f.stat().st_size):
-        content = read_json(file)
+        content = _read(file)
         if is_labelme(content):  # one file a picture; a list of settings may lie between them
             _no_splits(folder, split)
-            theirs = [f for f in files if is_labelme(read_json(f))]
-            return read_labelme(theirs, folder, [f for f in others or () if is_labelme(read_json(f))])
+            theirs = [f for f in files if is_labelme(_read(f))]
+            return read_labelme(theirs, folder, [f for f in others or () if is_labelme(_read(f))])
         if is_coco(content) or is_via(content):
             break
     else:
@@ -116,8 +133,8 @@ def _jsons(
         file = pick_split(wanted, split, folder)
         others = [f for f in wanted if f != file]
     else:
-        file = pick_split([f for f in files if is_coco(c := read_json(f)) or is_via(c)], split, folder)
-    content = read_json(file)
+        file = pick_split([f for f in files if is_coco(c := _read(f)) or is_via(c)], split, folder)
+    content = _read(file)
     return _json(
-        file, content, tuple(c for c in map(read_json, others or ()) if is_via(c)) if is_via(content) else ()
+        file, content, tuple(c for c in map(_read, others or ()) if is_via(c)) if is_via(content) else ()
     )

@@ -13,20 +13,20 @@ from ..errors import DataError
 from ..files import write_text
 from ..inputs.sources import SUFFIXES
 from .dataset import Dataset, Instance, Sample, Samples
-from .files import export_pictures, picture_size
+from .files import class_list, export_pictures, picture_size, split_of
 from .findings import Finding
 from .outlines import one_ring, outline_box, rectangle
 
 _LINE = re.compile(r"""^(\s*)(-\s+)?(?:("[^"]*"|'[^']*'|[^:#\s'"][^:]*?)\s*:(?:\s+|$))?(.*)$""")
 
 
-def read_yolo(yaml: Path, split: str | None) -> Samples:
-    """The data set that a data.yaml describes.
+def read_yolo(yaml: Path, split: str | None, said: dict[str, Any] | None = None) -> Samples:
+    """The data set that a data.yaml describes, or ``said`` in place of its content.
 
     A line ``class x y x y ...`` is a polygon in shares of the picture's sides, ``class cx cy w h`` a box that
     becomes a rectangle. A picture without a label file has no instances.
     """
-    said = parse_yaml(yaml.read_text("utf-8"))
+    said = parse_yaml(yaml.read_text("utf-8")) if said is None else said
     listed = said.get("names")
     if not isinstance(listed, (list, dict)):
         raise DataError(f"{yaml}: want names, a list or numbered, got {listed!r}")
@@ -67,6 +67,24 @@ def write_yolo(dataset: Dataset, folder: Path) -> None:
         f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(dataset.names)
     )
     write_text(folder / "data.yaml", f"train: images/train\nval: images/train\nnames:\n{names}")
+
+
+def folders_without_yaml(folder: Path) -> dict[str, Any] | None:
+    """What a data.yaml would say of folders ``images`` and ``labels``, with class names in a ``classes.txt``; None
+    where there are no such folders. Raises DataError without class names."""
+    pictures, labels = folder / "images", folder / "labels"
+    if not pictures.is_dir() or not labels.is_dir() or next(labels.rglob("*.txt"), None) is None:
+        return None
+    names = class_list(folder, ())
+    if not names:
+        raise DataError(
+            f"{folder}: want the names of the classes that {labels.name} numbers, got no data.yaml and no classes.txt; "
+            "write a classes.txt, one name a line"
+        )
+    splits = {split_of(d.name): d for d in pictures.iterdir() if d.is_dir() and split_of(d.name)}
+    return {"names": list(names), **{name: f"images/{d.name}" for name, d in splits.items() if name}} | (
+        {} if splits else {"train": "images"}
+    )
 
 
 def is_yolo(file: Path) -> bool:
