@@ -262,6 +262,9 @@ def _counts(names: Sequence[str], samples: Sequence[Sample]) -> list[Finding]:
         for s in samples if not s.instances
     ]  # fmt: skip
     used = {one.label for s in samples for one in s.instances}
+    if samples and not used:
+        found.append(Finding("no objects", "want objects to learn, got pictures only; annotate them, or name the file "
+                             "with the annotations", samples[0].source, cure="stops"))  # fmt: skip
     return found + [
         Finding("class without instances", f"nothing is labelled {name!r}: it cannot be learnt", key="names")
         for i, name in enumerate(names) if i not in used

@@ -73,11 +73,13 @@ class Report:
         """The report in plain words; of each kind of finding the first ``most``."""
         names, sizes = self.dataset.names, self.image_sizes
         of = f" ({self.dataset.format})" if self.dataset.format else ""
+        partial = sum(s.labelled is not None and len(s.labelled) < len(names) for s in self.dataset.samples)
         lines = [
             f"{_many(len(sizes), 'image')}, {_many(sum(self.instances), 'instance')} of "
             f"{_many(len(names), 'class', 'es')}{of}"
             + (f", {_many(self.crowds, 'crowd')}" if self.crowds else "")
             + (f", {_many(self.empty, 'image')} without instances" if self.empty else "")
+            + (f", {_many(partial, 'image')} labelled in some classes only" if partial else "")
         ]
         if len(sizes):
             (h1, w1), (h, w), (h2, w2) = sizes.min(0), np.median(sizes, axis=0).astype(int), sizes.max(0)
