@@ -204,7 +204,9 @@ def test_a_backbone_wants_names_and_refuses_to_predict(file):
     assert "torchvision backbone" in repr(model) and "the rest random" in repr(model)
     with pytest.raises(ConfigError, match="random weights for the classes nut, bolt"):
         model.predict(np.zeros((32, 32, 3), np.uint8))
-    with pytest.raises(ConfigError, match="random weights for the classes nut, bolt"):  # a file would not say it
+    with pytest.raises(
+        ConfigError, match="random weights for the classes nut, bolt"
+    ):  # a file would not say it
         weights.save(model, file.with_suffix(".safetensors"))
     with pytest.raises(ConfigError, match="random weights for the classes nut, bolt"):
         export(model, file.with_suffix(".onnx"), "onnx")

@@ -81,7 +81,9 @@ def read(
     else:
         raise ImageError(f"{_KINDS}, got {type(source).__name__}")
     try:
-        return Image(_check(_pixels(source, where, path, _Wish(keep_alpha, upright, max_pixels)), where), path)
+        return Image(
+            _check(_pixels(source, where, path, _Wish(keep_alpha, upright, max_pixels)), where), path
+        )
     except MaskRCNNError:
         raise
     except Exception as error:  # decoders raise nearly every type on damaged data
