@@ -9,7 +9,7 @@ from ..config import Config
 from ..ops.boxes import clip, decode, shrink
 from ..ops.nms import nms
 from ..records import BoxScores, Detections, ImageBatch, Proposals
-from .layers import Conv, Linear
+from .layers import Conv, Linear, draw
 
 
 class BoxHead(nn.Module):
@@ -28,8 +28,8 @@ class BoxHead(nn.Module):
             c_in = config.box_features
         self.class_logits = Linear(c_in, config.num_classes + 1)
         self.deltas = Linear(c_in, 4 * (1 if config.class_agnostic_boxes else config.num_classes))
-        nn.init.normal_(self.class_logits.weight, std=0.01)
-        nn.init.normal_(self.deltas.weight, std=0.001)
+        draw(self.class_logits.weight, 0.01)
+        draw(self.deltas.weight, 0.001)
 
     def forward(self, features: Tensor) -> BoxScores:
         """Score RoI features (n, c, 7, 7)."""

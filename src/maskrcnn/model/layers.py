@@ -43,6 +43,19 @@ class BatchNorm(nn.Module):
         )  # fmt: skip
 
 
+def draw(weight: Tensor, std: float | None = None) -> None:
+    """Random numbers to train from: He's for ReLUs (He et al. 2015), or of this standard deviation.
+
+    Not on the meta device, where there are none and PyTorch imports its compiler for them, which takes a second.
+    """
+    if weight.is_meta:
+        return
+    if std is None:
+        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+    else:
+        nn.init.normal_(weight, std=std)
+
+
 class Kernel(Protocol):
     """What may compute a layer in its place; see `maskrcnn.engines.fast`."""
 
@@ -65,7 +78,7 @@ class Conv(nn.Conv2d):
         super().__init__(
             c_in, c_out, kernel, stride, padding=0 if same else kernel // 2, groups=groups, bias=not norm
         )
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        draw(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self.norm = BatchNorm(c_out) if norm else None

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
-from .layers import Conv
+from .layers import Conv, draw
 
 
 class MaskHead(nn.Module):
@@ -27,9 +27,9 @@ class MaskHead(nn.Module):
             c_in = config.mask_channels
         self.deconv = nn.ConvTranspose2d(c_in, config.mask_channels, 2, 2)
         self.logits = Conv(config.mask_channels, 1 if config.class_agnostic_masks else config.num_classes, 1)
-        nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
+        draw(self.deconv.weight)
         nn.init.zeros_(self.deconv.bias)  # type: ignore[arg-type]
-        nn.init.normal_(self.logits.weight, std=0.001)
+        draw(self.logits.weight, 0.001)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """RoI features (n, c, 14, 14) to the mask logits (n, 28, 28) of each RoI's own class.

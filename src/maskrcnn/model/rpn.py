@@ -14,7 +14,7 @@ from ..ops.boxes import clip, decode, frame, shrink
 from ..ops.nms import nms, top_k
 from ..ops.sparse_conv import conv_of_few
 from ..records import AnchorScores, Candidates, ImageBatch, Proposals
-from .layers import Conv
+from .layers import Conv, draw
 
 
 class RPN(nn.Module):
@@ -30,8 +30,8 @@ class RPN(nn.Module):
             c_in = config.rpn_channels
         self.objectness = Conv(c_in, config.anchors_per_cell, 1)
         self.deltas = Conv(c_in, config.anchors_per_cell * 4, 1)
-        nn.init.normal_(self.objectness.weight, std=0.01)
-        nn.init.normal_(self.deltas.weight, std=0.01)
+        draw(self.objectness.weight, 0.01)
+        draw(self.deltas.weight, 0.01)
 
     def forward(self, pyramid: Sequence[Tensor], batch: ImageBatch, config: Config) -> AnchorScores:
         """Score every anchor of P2..P6."""

@@ -37,7 +37,9 @@ def nms(
     one = torch.zeros_like(order)
     if images is not None:
         order = order[torch.sort(images[order], stable=True).indices]
-    kept = torch.ops.maskrcnn.nms_sorted(
+    # An operator of PyTorch's for graphs alone: its first call imports the compiler, for a second.
+    suppress = torch.ops.maskrcnn.nms_sorted if torch.compiler.is_compiling() else _nms_sorted
+    kept = suppress(
         boxes.detach().index_select(0, order).float().contiguous(),  # an index in brackets wakes all threads
         one if images is None else images[order],
         one if groups is None else groups[order].long(),
@@ -59,17 +61,20 @@ def apart(boxes: Float[Tensor, "n 4"], groups: Int[Tensor, "n"]) -> Float[Tensor
 
 def top_k(scores: Float[Tensor, "*b n"], k: int) -> Int[Tensor, "*b m"]:
     """Indices of the min(k, n) best scores (of each row, if there are several), best first; of equal ones the lower."""
+    choose = torch.ops.maskrcnn.top_k if torch.compiler.is_compiling() else _top_k
     if scores.ndim == 1:
-        return torch.ops.maskrcnn.top_k(scores.detach()[None], k)[0]
-    return torch.ops.maskrcnn.top_k(scores.detach(), k)
+        return choose(scores.detach()[None], k)[0]
+    return choose(scores.detach(), k)
 
 
-@torch.library.custom_op("maskrcnn::top_k", mutates_args=())
 def _top_k(scores: Tensor, k: int) -> Tensor:
     return torch.stack([_top_row(row, k) for row in scores])
 
 
-@_top_k.register_fake
+_top_k_operator = torch.library.custom_op("maskrcnn::top_k", _top_k, mutates_args=())
+
+
+@_top_k_operator.register_fake
 def _(scores: Tensor, k: int) -> Tensor:
     return scores.new_empty((scores.shape[0], torch.sym_min(k, scores.shape[1])), dtype=torch.int64)
 
@@ -83,7 +88,6 @@ def _top_row(scores: Tensor, k: int) -> Tensor:
     return index[torch.sort(scores[index], descending=True, stable=True).indices[:k]]
 
 
-@torch.library.custom_op("maskrcnn::nms_sorted", mutates_args=())
 def _nms_sorted(
     boxes: Tensor, images: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int
 ) -> Tensor:
@@ -108,7 +112,10 @@ def _nms_sorted(
     return torch.cat(kept)
 
 
-@_nms_sorted.register_fake
+_nms_operator = torch.library.custom_op("maskrcnn::nms_sorted", _nms_sorted, mutates_args=())
+
+
+@_nms_operator.register_fake
 def _(
     boxes: Tensor, images: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int
 ) -> Tensor:
