@@ -1,9 +1,11 @@
 """`mrcnn.model.MaskRCNN` on recorded inputs: what scripts call, print and get back."""
 
+import gc
 import json
 import re
 import sys
 import warnings
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,6 +167,29 @@ def test_any_number_of_images_of_any_size() -> None:
 def test_grey_and_alpha_are_refused_with_what_to_do(shape) -> None:
     with pytest.raises(maskrcnn.errors.ImageError, match="RGBA"):
         modellib.MaskRCNN("inference", Narrow(), "logs").detect([np.zeros(shape, np.uint8)])
+
+
+def test_detection_is_computed_by_the_kernels_of_this_machine() -> None:
+    model = modellib.MaskRCNN("inference", Narrow(), "logs")
+    with pytest.warns(UserWarning, match="random weights"):
+        model.detect([np.zeros((64, 64, 3), np.uint8)])
+    layer = model.keras_model.network.rpn.conv1
+    assert layer.kernel._made is not None
+    model.keras_model.set_weights([np.zeros_like(w) for w in model.keras_model.get_weights()])
+    assert not model.keras_model.network.rpn.conv1.weight.any()
+
+
+def test_a_model_that_nobody_holds_is_freed_at_once() -> None:
+    gc.disable()  # notebooks build one model after the other, of half a gigabyte each
+    try:
+        model = modellib.MaskRCNN("inference", Narrow(), "logs")
+        with pytest.warns(UserWarning, match="random weights"):
+            model.detect([np.zeros((64, 64, 3), np.uint8)])
+        kept = weakref.ref(model.keras_model), weakref.ref(model.keras_model.network)
+        del model
+        assert [ref() for ref in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_molded_detection_is_in_pixels_of_the_molded_image(weights: Path) -> None:

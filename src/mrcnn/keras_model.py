@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from maskrcnn.config import Config as Settings
+from maskrcnn.engines import attach
 from maskrcnn.errors import ConfigError
 from maskrcnn.legacy import graph
 from maskrcnn.model import MaskRCNN as Network
@@ -156,19 +157,20 @@ class KerasModel:
         self.arrays = keras.initial(self.table, sizes)
         self.described = keras.layers(self.table, sizes, depth)
         self.mode = mode
+        # The network, once it is needed. Layers empty it: they know it, not this model, which is thus freed at once.
+        self._built: list[Network] = []
         self.layers: list[Layer] = []
         for layer in self.described:
             kind = TimeDistributed if layer.wrapped else _kind(layer.kind)
-            made = kind(layer, self.arrays, self.changed)
+            made = kind(layer, self.arrays, self._built.clear)
             (self.layers if layer.group == layer.name else self.layers[-1].layers).append(made)
         if mode == "inference":
             detection = keras.Layer("mrcnn_detection", "DetectionLayer", False, "mrcnn_detection", ())
-            self.layers.append(_kind(detection.kind)(detection, {}, self.changed))
+            self.layers.append(_kind(detection.kind)(detection, {}, self._built.clear))
         self.random = {layer.name for layer in self.described if layer.keys}
         self.stop_training = False
         self.history = History()
         self.optimizer: Optimizer | None = None
-        self._network: Network | None = None
 
     # --- layers ---
 
@@ -252,7 +254,7 @@ class KerasModel:
 
     def changed(self) -> None:
         """The arrays have other values: build the network anew when it is next needed."""
-        self._network = None
+        self._built.clear()
 
     @property
     def device(self) -> str:
@@ -262,11 +264,12 @@ class KerasModel:
     @property
     def network(self) -> Network:
         """The network of `maskrcnn` with these weights."""
-        if self._network is None:
-            with torch.no_grad():
+        if not self._built:
+            # A kernel takes no tensors of inference mode, since it could not see them change.
+            with torch.inference_mode(False), torch.no_grad():
                 state = matterport.to_state(self.table, self.arrays, self.order)
-            self._network = load_arrays(self.settings, state, "mrcnn").to(self.device)
-        return self._network
+                self._built.append(attach(load_arrays(self.settings, state, "mrcnn").to(self.device)))
+        return self._built[0]
 
     def run(self, batch: ImageBatch, names: Sequence[str]) -> list[np.ndarray]:
         """Outputs of stages by name, see `maskrcnn.legacy.graph`."""

@@ -129,10 +129,14 @@ def _conv(layer: Conv, x: Tensor) -> Compute:
     )
     common = (packed, bias, pad, stride, ones, groups)
     relu = "relu" if layer.relu else None
+    size, channels = (
+        layer.kernel_size,
+        layer.out_channels,
+    )  # not the layer: it could not be freed without the collector
 
     def compute(x: Tensor, plus: Tensor | None) -> Tensor:
-        sides = ((x.shape[i + 2] + 2 * pad[i] - layer.kernel_size[i]) // stride[i] + 1 for i in range(2))
-        shape = torch.Size((x.shape[0], layer.out_channels, *sides))
+        sides = ((x.shape[i + 2] + 2 * pad[i] - size[i]) // stride[i] + 1 for i in range(2))
+        shape = torch.Size((x.shape[0], channels, *sides))
         if plus is not None:
             plus = _enlarged(plus, shape)
         elif shape.numel() * 4 > memory.LARGE:
