@@ -25,7 +25,6 @@ def quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*random weights")
-        warnings.filterwarnings("ignore", message="More than 20 figures")
         yield pyplot
     pyplot.close("all")
 

@@ -68,6 +68,12 @@ def test_instances_on_given_axes_without_boxes_and_masks() -> None:
     assert (shown(figure) == 100).all()
 
 
+def test_a_script_may_leave_many_figures_open() -> None:
+    for _ in range(21):  # matplotlib warns of more than 20
+        figure = visualize.plot_precision_recall(0.5, [1, 0], [0, 1])
+    assert pyplot.gcf() is figure
+
+
 def test_no_instance_is_said(capsys) -> None:
     visualize.display_instances(IMAGE, np.zeros((0, 4), int), np.zeros((40, 60, 0)), np.zeros(0, int), NAMES)
     assert "*** No instances to display ***" in capsys.readouterr().out

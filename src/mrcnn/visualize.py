@@ -65,7 +65,14 @@ def _notebook() -> Any:
 
 def _axes(ax: Any, figsize: tuple[float, float]) -> tuple[Any, bool]:
     """The axes given, or those of a new figure, and whether they are new."""
-    return (ax, False) if ax is not None else (_pyplot().subplots(1, figsize=figsize)[1], True)
+    return (ax, False) if ax is not None else (_figure(figsize).add_subplot(), True)
+
+
+def _figure(figsize: tuple[float, float] | None = None) -> Any:
+    """A new figure, pyplot's current one. Scripts save it and draw the next, so many may be open without a warning."""
+    plt = _pyplot()
+    with plt.rc_context({"figure.max_open_warning": 0}):
+        return plt.figure(figsize=figsize)
 
 
 def _frame(ax: Any, image: np.ndarray, top: float, left: float, right: float, title: str) -> None:
@@ -104,10 +111,9 @@ def display_images(
     norm: Any = None, interpolation: str | None = None,
 ) -> Any:  # fmt: skip
     """Images in rows of ``cols``, each with its title. Returns the figure."""
-    plt = _pyplot()
     titles = titles if titles is not None else [""] * len(images)
     rows = len(images) // cols + 1
-    figure = plt.figure(figsize=(14, max(14 * rows // cols, 1)))
+    figure = _figure((14, max(14 * rows // cols, 1)))
     for i, (image, title) in enumerate(zip(images, titles, strict=False)):
         ax = figure.add_subplot(rows, cols, i + 1)
         ax.set_title(title, fontsize=9)
@@ -258,7 +264,8 @@ def display_top_masks(
 
 def plot_precision_recall(AP: float, precisions: Sequence[float], recalls: Sequence[float]) -> Any:
     """Precision over recall. Returns the figure."""
-    figure, ax = _pyplot().subplots(1)
+    figure = _figure()
+    ax = figure.add_subplot()
     ax.set_title(f"Precision-Recall Curve. AP@50 = {AP:.3f}")
     ax.set_ylim(0, 1.1)
     ax.set_xlim(0, 1.1)
@@ -272,7 +279,8 @@ def plot_overlaps(
 ) -> Any:  # fmt: skip
     """A grid of predictions and objects with their IoU, and whether the classes match. Returns the figure."""
     gt_class_ids, pred_class_ids = gt_class_ids[gt_class_ids != 0], pred_class_ids[pred_class_ids != 0]
-    figure, ax = _pyplot().subplots(1, figsize=(12, 10))
+    figure = _figure((12, 10))
+    ax = figure.add_subplot()
     ax.imshow(overlaps, interpolation="nearest", cmap="Blues")
     names = [f"{class_names[int(i)]} ({pred_scores[k]:.2f})" for k, i in enumerate(pred_class_ids)]
     ax.set_yticks(np.arange(len(names)), names)
