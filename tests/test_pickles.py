@@ -3,6 +3,8 @@
 import argparse
 import ast
 import collections
+import copyreg
+import datetime
 import io
 import os
 import pickle
@@ -339,6 +341,9 @@ def nested(depth=64):
     return pickle.dumps(value, 2)[2:-1]  # without its header and its end
 
 
+HARD = b"\x80\x02" + nested() + b"."
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -396,6 +401,105 @@ def test_a_tensor_that_repeats_one_number_is_refused_when_it_is_large(tmp_path):
         else:
             with pytest.raises(WeightsError, match="repeats"):
                 pickles.read(path)
+
+
+def archive(path, make, storages):
+    """A torch archive whose pickle ``make`` builds around one storage, and the bytes of that."""
+    content, storage = io.BytesIO(), object()
+    pickler = pickle.Pickler(content, 2)
+    pickler.persistent_id = lambda x: (
+        ("storage", torch.HalfStorage, storages[0], "cpu", 1) if x is storage else None
+    )
+    pickler.dump(make(storage))
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", content.getvalue())
+        file.writestr("archive/data/0", storages[1])
+    return path
+
+
+def half(storage, size, stride):
+    return Calls(torch._utils._rebuild_tensor_v2, storage, 0, size, stride, False, {})
+
+
+def test_many_tensors_that_repeat_one_number_are_refused(tmp_path):
+    """Two thousand of two megabytes each, once somebody turns them into float32."""
+    path = archive(
+        tmp_path / "x.pth", lambda s: [half(s, (1 << 20,), (0,)) for _ in range(2000)], ("0", b"\0\0")
+    )
+    with pytest.raises(WeightsError, match="repeats"):
+        pickles.read(path)
+    path = archive(tmp_path / "x.pth", lambda s: Calls(set, half(s, (1 << 20,), (0,))), ("0", b"\0\0"))
+    with pytest.raises(WeightsError, match="got a Tensor"):  # a set of a million tensors
+        pickles.read(path)
+
+
+def test_numbers_beyond_64_bits_are_not_calculated_with(tmp_path):
+    """Products of numbers of three megabytes each take minutes."""
+    huge = (1 << 24_000_000) - 1
+    path = archive(tmp_path / "x.pth", lambda s: half(s, (huge,), (huge,)), ("0", b"\0\0"))
+    with pytest.raises(WeightsError, match="stride"):
+        pickles.read(path)
+
+
+def test_the_name_of_a_storage_is_text(tmp_path):
+    """To hash or to print 2 ** 64 ones takes for ever."""
+    path = archive(tmp_path / "x.pth", lambda s: half(s, (1,), (1,)), (pickle.loads(HARD), b"\0\0"))
+    with pytest.raises(WeightsError, match="got a tuple"):
+        pickles.read(path)
+    stream = [pickles.LEGACY_MAGIC, 1001, {"little_endian": True}, {}]
+    content = b"".join(pickle.dumps(value, 2) for value in stream)
+    path.write_bytes(content + b"\x80\x02]" + HARD[2:-1] + b"a.")
+    with pytest.raises(WeightsError, match="no text"):
+        pickles.read(path)
+
+
+def test_a_file_cannot_copy_its_bytes_without_end(tmp_path):
+    """A quarter of a megabyte of text as bytes, of a list as a set; then again, for five bytes each."""
+    path, times = tmp_path / "x.pkl", 100
+    for value, call in (
+        (text(bytes(1 << 18)), b"c_codecs\nencode\n"),
+        (b"(" + b"K\x01" * (1 << 18) + b"l", b"cbuiltins\nset\n"),
+    ):
+        path.write_bytes(
+            b"\x80\x02" + value + b"q\x00" + call + b"q\x01(" + b"h\x01h\x00\x85R" * times + b"l."
+        )
+        with pytest.raises(WeightsError, match="repeats its bytes"):
+            pickles.read(path)
+
+
+def test_numbers_with_one_hash_are_no_keys(tmp_path):
+    """Multiples of 2 ** 61 - 1 all hash to 0, and a dict of n such keys takes n * n steps."""
+    keys = b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"K\x01" for i in range(1, 1000))
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02}(" + keys + b"K\x07K\x02u.")
+    assert pickles.read(tmp_path / "x.pkl") == {7: 2}
+    (tmp_path / "x.pkl").write_bytes(b"(dp1\np%d\n." % (2**61 - 1))
+    with pytest.raises(WeightsError, match="memo"):
+        pickles.read(tmp_path / "x.pkl")
+
+
+def test_extensions_of_this_process_are_not_reached(tmp_path, sprung):
+    """Python keeps what an extension was resolved to, and hands it out without asking for its name."""
+    copyreg._extension_cache[77] = os.system
+    try:
+        program = b"\x80\x02\x82\x4d" + text(f"touch {sprung}".encode()) + b"\x85R."
+        (tmp_path / "x.pkl").write_bytes(program)
+        with pytest.raises(WeightsError, match="extension"):
+            pickles.read(tmp_path / "x.pkl")
+    finally:
+        del copyreg._extension_cache[77]
+
+
+def test_what_training_scripts_keep_beside_the_weights_becomes_empty(tmp_path):
+    """torchvision's own script stores its schedule, whose milestones are a Counter."""
+    path, weight = tmp_path / "x.pth", torch.ones(2)
+    schedule = {"gamma": 0.1, "milestones": collections.Counter([16, 22])}
+    content = {"model": {"weight": weight}, "lr_scheduler": schedule, "out": Path("runs"),
+               "started": datetime.datetime(2020, 1, 1), "last": collections.deque([1.0], 3)}  # fmt: skip
+    torch.save(content, path)
+    found = pickles.read(path)
+    assert torch.equal(found["model"]["weight"], weight)
+    assert found["lr_scheduler"]["gamma"] == 0.1
+    assert (found["lr_scheduler"]["milestones"], found["out"], found["started"], found["last"]) == (None,) * 4
 
 
 def test_the_pickle_of_an_archive_may_not_be_compressed_either(tmp_path):
