@@ -11,7 +11,7 @@ from maskrcnn.errors import WeightsError
 from maskrcnn.model import MaskRCNN
 from maskrcnn.model.image import resized_size
 from maskrcnn.model.pooling import roi_levels
-from maskrcnn.weights import mmdet, state_dict
+from maskrcnn.weights import mmdet, tables
 
 # name in mmdet 2 and 3 (configs/_base_/models/mask_rcnn_r50_fpn.py): ours
 PAIRS = {
@@ -51,7 +51,7 @@ def arrays():
     torch.manual_seed(3)
     twin = MaskRCNN(Config(names=("a", "b", "c"), width=8, fpn_channels=16, rpn_channels=16, box_features=32,
                            mask_channels=16))  # fmt: skip
-    state = {state_dict.spell(name, mmdet.TABLE): value for name, value in twin.state_dict().items()}
+    state = {tables.spell(name, mmdet.TABLE): value for name, value in twin.state_dict().items()}
     for name in [n for n in state if n.endswith("running_var")]:
         state[name] = torch.rand_like(state[name]) + 0.5
         state[name.replace("running_var", "num_batches_tracked")] = torch.tensor(10)
@@ -65,7 +65,7 @@ def load(tmp_path, content, **options):
 
 def test_names_are_those_of_mmdetection(arrays):
     assert PAIRS.keys() <= arrays.keys()
-    named, _, surplus = state_dict.rename(arrays, state_dict.Conventions(mmdet.TABLE, mmdet.KNOWN))
+    named, _, surplus = tables.rename(arrays, mmdet.TABLE, mmdet.KNOWN)
     assert not surplus
     for theirs, ours in PAIRS.items():
         assert named[ours] is arrays[theirs]

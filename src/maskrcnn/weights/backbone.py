@@ -24,12 +24,13 @@ from ..model.resnet import ResNet
 from . import detectron, detectron2, hdf5, state_dict, torchvision
 from .keras import keras_names
 from .state_dict import Conventions
+from .tables import Table, rename
 
 IMAGENET = (123.675, 116.28, 103.53)
 KERAS = (123.68, 116.779, 103.939)
 
 
-def _without(prefix: str, table: state_dict.Table) -> state_dict.Table:
+def _without(prefix: str, table: Table) -> Table:
     """The rows of a backbone, as its own file names them."""
     rows = [row for row in table if row[2].startswith("backbone.")]
     return tuple((conv.removeprefix(prefix), norm.removeprefix(prefix), ours) for conv, norm, ours in rows)
@@ -125,7 +126,7 @@ def start(found: Found, source: str, options: Mapping[str, Any]) -> MaskRCNN:
             "it, give names=[...], or its name to 'maskrcnn train DATA --weights'"
         )
     conventions, options = state_dict.adjust(found.conventions, options)
-    named, theirs, surplus = state_dict.rename(found.arrays, conventions)
+    named, theirs, surplus = rename(found.arrays, conventions.table, conventions.known)
     biases = {
         name: named.pop(name) for name in [n for n in named if n.endswith(".bias") and ".norm." not in n]
     }

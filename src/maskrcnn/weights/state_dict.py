@@ -25,10 +25,7 @@ from ..model.layers import NORM_EPS
 from ..model.resnet import BLOCKS
 from .matterport_config import refine
 from .names import default_names
-
-# layer, the batch norm behind it, our name. {s} is a stage or level, {i} a block, {k} a layer of a head; {s-1} is
-# written one less than in our name. Of several rows with one name of ours, later ones are older spellings.
-Table = tuple[tuple[str, str, str], ...]
+from .tables import Table, rename, spell
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights", "blobs")
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -88,7 +85,7 @@ def read(
     that the arrays contradict.
     """
     conventions, options = adjust(conventions, options)
-    named, theirs, surplus = rename(arrays, conventions)
+    named, theirs, surplus = rename(arrays, conventions.table, conventions.known)
     try:
         found = architecture(named, conventions.background_first)
     except KeyError as error:
@@ -201,69 +198,6 @@ def _units(
         key: (value.double() * factor.repeat(len(value) // 4).reshape(-1, *[1] * (value.ndim - 1))).float()
         for key, value in tensors.items()
     }
-
-
-# --- names ---
-
-
-_LETTER = re.compile(r"\\\{(\w)(?:\\?([+-])(\d))?\\\}")
-
-
-def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(_LETTER.sub(lambda m: rf"(?P<{m[1]}>\d+)", re.escape(template)))
-
-
-def _numbers(template: str, match: re.Match[str], sign: int) -> dict[str, int]:
-    """The letters of a template in a name that matches it; ``sign`` 1 for our numbers from theirs."""
-    return {
-        m[1]: int(match[m[1]]) - sign * int(f"{m[2] or '+'}{m[3] or 0}")
-        for m in _LETTER.finditer(re.escape(template))
-    }
-
-
-def _fill(template: str, numbers: Mapping[str, int]) -> str:
-    return re.sub(
-        r"\{(\w)([+-]\d)?\}", lambda m: str(numbers[m[1]] + int(m[2] or 0)), template
-    )  # fmt: skip
-
-
-def rename(
-    arrays: Mapping[str, Tensor], conventions: Conventions
-) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """Arrays by our name; the file's name of each; the file's names that nobody knows, or that come twice."""
-    rows = [
-        (_pattern(layer), layer, f"{native}{norm}")
-        for conv, bn, native in conventions.table
-        for layer, norm in ((conv, ""), (bn, ".norm"))
-        if layer
-    ]
-    known = re.compile(conventions.known)
-    named: dict[str, Tensor] = {}
-    theirs: dict[str, str] = {}
-    surplus = []
-    for name, value in arrays.items():
-        if known.fullmatch(name):
-            continue
-        layer, _, parameter = name.rpartition(".")
-        row = next(((m, t, native) for p, t, native in rows if (m := p.fullmatch(layer))), None)
-        ours = "" if row is None else f"{_fill(row[2], _numbers(row[1], row[0], 1))}.{parameter}"
-        if row is None or ours in named:
-            surplus.append(name)
-        else:
-            named[ours], theirs[ours] = value, name
-    return named, theirs, surplus
-
-
-def spell(native: str, table: Table) -> str:
-    """The file's name for one of ours."""
-    layer, _, parameter = native.rpartition(".")
-    bare = layer.removesuffix(".norm")
-    for conv, norm, ours in table:
-        match = _pattern(ours).fullmatch(bare)
-        template = norm if bare != layer else conv
-        if match and template:
-            return f"{_fill(template, {k: int(v) for k, v in match.groupdict().items()})}.{parameter}"
-    return native
 
 
 # --- architecture ---
