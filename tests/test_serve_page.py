@@ -216,7 +216,7 @@ def test_a_busy_server_is_asked_again(visit: Open) -> None:
     def busy(route: Any) -> None:
         if refusals:
             route.fulfill(
-                status=refusals.pop(), headers={"Retry-After": "1"}, json={"error": {"message": "full"}}
+                status=refusals.pop(), headers={"Retry-After": "0.1"}, json={"error": {"message": "full"}}
             )
         else:
             route.continue_()
