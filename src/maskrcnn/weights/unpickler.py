@@ -120,7 +120,7 @@ def _bytes(budget: Budget, data: Any, encoding: str = "latin1") -> bytes:
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
 
-def _frombuffer(budget: Budget, data: Any, dtype: _DType, shape: Any, order: str) -> _Array:
+def _frombuffer(budget: Budget, data: Any, dtype: _DType, shape: Any, order: str) -> Array:
     """A numpy array as protocol 5 has it: in one call."""
     array = Array()
     array.take(budget, (1, shape, dtype, order == "F", data))
