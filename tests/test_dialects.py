@@ -314,13 +314,11 @@ def test_more_boxes_than_the_limit_are_not_shifted():
 
 @pytest.mark.parametrize("dialect", ALL)
 def test_the_smallest_detection(dialect):
-    """Sides of 0.005 and the float32 next to 0.01, which torchvision keeps."""
-    boxes = [[10.0, 10, 30, 30]] * 2
-    deltas = torch.zeros(2, 1, 4)
+    """Sides of 0, of 0.005, and the float32 next to 0.01, which torchvision keeps."""
     one = float(DIALECTS[dialect].inclusive_ends)
-    boxes = [[0.0, 0, side + one, 20 + one] for side in (0.005, 0.01)]
-    detections = found(boxes, [[5.0, 0], [4.0, 0]], config(dialect, names=("a",), nms=1.0), deltas)
-    assert detections.roi_index.tolist() == ([1] if dialect == "torchvision" else [0, 1])
+    boxes = [[0.0, 0, side + one, 20 + one] for side in (0.0, 0.005, 0.01)]
+    detections = found(boxes, [[5.0, 0], [4.0, 0], [3.0, 0]], config(dialect, names=("a",), nms=1.0))
+    assert detections.roi_index.tolist() == ([2] if dialect == "torchvision" else [0, 1, 2])
 
 
 @pytest.mark.parametrize("dialect", ALL)
