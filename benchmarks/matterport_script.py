@@ -8,6 +8,8 @@ ATEN_CPU_CAPABILITY=avx2`` shows a CPU without AVX-512.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -90,7 +92,8 @@ def main() -> None:
         for layers in ("heads", "all"):
             watch = Watch()
             learner = modellib.MaskRCNN("training", Shapes(), logs)
-            learner.train(data, data, 0.001, 1, layers, custom_callbacks=[watch])
+            with contextlib.redirect_stdout(io.StringIO()):
+                learner.train(data, data, 0.001, 1, layers, custom_callbacks=[watch])
             print(f"step, {layers}: {statistics.median(np.diff(watch.seconds)):.2f} s")
 
 
