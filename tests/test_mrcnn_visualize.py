@@ -68,6 +68,21 @@ def test_instances_on_given_axes_without_boxes_and_masks() -> None:
     assert (shown(figure) == 100).all()
 
 
+def test_a_notebook_does_not_show_a_picture_again_as_the_result_of_its_cell(monkeypatch) -> None:
+    hook, displayed = SimpleNamespace(is_active=True), []
+    shell = SimpleNamespace(execution_count=1, displayhook=hook)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=displayed.append))
+    result, earlier, asked = (visualize.plot_precision_recall(0.5, [1, 0], [0, 1]) for _ in range(3))
+    result._ipython_display_()
+    assert displayed == []
+    shell.execution_count = 2  # a later cell names the figure
+    earlier._ipython_display_()
+    hook.is_active, shell.execution_count = False, 1  # display(figure), or plt.show(), in the same cell
+    asked._ipython_display_()
+    assert displayed == [earlier, asked]
+
+
 def test_a_script_may_leave_many_figures_open() -> None:
     for _ in range(21):  # matplotlib warns of more than 20
         figure = visualize.plot_precision_recall(0.5, [1, 0], [0, 1])
@@ -143,6 +158,8 @@ def test_curves_and_grids() -> None:
     figure = visualize.plot_overlaps(IDS, np.array([1, 1]), SCORES, np.array([[0.8, 0], [0, 0.7]]), NAMES)
     assert texts(figure) == ["0.800\nmatch", "0.000\n", "0.000\n", "0.700\nwrong"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["cat (0.90)", "cat (0.25)"]
+    nothing = visualize.plot_overlaps(IDS, np.array([], int), np.array([]), np.zeros((0, 2)), NAMES)
+    assert texts(nothing) == []
 
 
 def test_tables(capsys) -> None:

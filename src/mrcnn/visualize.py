@@ -281,7 +281,8 @@ def plot_overlaps(
     gt_class_ids, pred_class_ids = gt_class_ids[gt_class_ids != 0], pred_class_ids[pred_class_ids != 0]
     figure = _figure((12, 10))
     ax = figure.add_subplot()
-    ax.imshow(overlaps, interpolation="nearest", cmap="Blues")
+    if overlaps.size:
+        ax.imshow(overlaps, interpolation="nearest", cmap="Blues")
     names = [f"{class_names[int(i)]} ({pred_scores[k]:.2f})" for k, i in enumerate(pred_class_ids)]
     ax.set_yticks(np.arange(len(names)), names)
     ax.set_xticks(np.arange(len(gt_class_ids)), [class_names[int(i)] for i in gt_class_ids], rotation=90)
