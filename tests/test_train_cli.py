@@ -1,12 +1,15 @@
 """The train command: from random weights, resumed, and onto another class list."""
 
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 import maskrcnn
@@ -67,11 +70,14 @@ def test_random_weights_are_trained_as_a_recipe_says_and_the_run_goes_on(tmp_pat
 def test_fine_tuning_says_which_classes_are_kept(tmp_path: Path) -> None:
     maskrcnn.save(tiny(), tmp_path / "tiny.safetensors")
     data = on_disk(tmp_path, ("new", "Box"))
-    with pytest.warns(UserWarning, match="training without validation"):
-        done = run("train", data, "--weights", tmp_path / "tiny.safetensors", "--layers", "heads", "--epochs", 1,
-                   "--set", "rpn_nms=0.6", "--out", tmp_path / "run", *FAST)  # fmt: skip
+    done = run("train", data, "--weights", tmp_path / "tiny.safetensors", "--layers", "heads", "--epochs", 1,
+               "--set", "rpn_nms=0.6", "--out", tmp_path / "run", *FAST)  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "random" in done.output and "kept from box" in done.output
+    said = " ".join(done.output.split())
+    assert "random new" in said and "kept from box Box" in said
+    assert "4 pictures with 4 objects of 2 classes; 2 steps of 2 pictures; an epoch has 2" in said
+    assert "million learn (layers heads, norms frozen) on cpu" in said
+    assert "no validation: " in said and "step 1 of 2: loss" in said
     trained = maskrcnn.load(tmp_path / "run/best.safetensors")
     assert trained.names == ("new", "Box") and trained.config.rpn_nms == 0.6
     refused = run("train", data, "--resume", tmp_path / "run", "--set", "rpn_nms=0.7")
@@ -122,3 +128,62 @@ def test_evaluation_counts_an_object_that_is_annotated_twice_unless_it_is_to_rep
         objects[option] = sum(one["objects"] for one in found.values())
     assert objects == {(): 5, ("--repair",): 4}
     assert "duplicate instance: 1" in done.output
+
+
+def test_a_picture_that_breaks_in_a_worker_is_replaced_and_said_and_too_many_are_an_error(
+    tmp_path: Path,
+) -> None:
+    maskrcnn.save(tiny(), tmp_path / "tiny.safetensors")
+    data = on_disk(tmp_path)
+    first, *others = sorted(data.rglob("*.png"))
+    # Its header is whole, which is all that is looked at first; what a file is, its content says, not its name.
+    cut = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3)))[1].tobytes()[:-500]
+    first.write_bytes(cut)
+    start = ("train", data, "--weights", tmp_path / "tiny.safetensors", "--batch", 2, "--device", "cpu",
+             "--set", "workers=1", "--epochs", 1)  # fmt: skip
+    done = run(*start, "--out", tmp_path / "run")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0 and f"{first.name}: " in said and "another picture takes its place" in said
+    for other in others:
+        other.write_bytes(cut)
+    done = run(*start, "--out", tmp_path / "none")
+    assert done.exit_code == 1 and "error:" in done.output and "Traceback" not in done.output
+
+
+def test_a_data_set_without_objects_or_with_strange_classes_to_validate_on_is_refused(tmp_path: Path) -> None:
+    maskrcnn.save(tiny(), tmp_path / "tiny.safetensors")
+    data, other = on_disk(tmp_path / "a"), on_disk(tmp_path / "b", ("box", "drak"))
+    start = ("train", data, "--weights", tmp_path / "tiny.safetensors", "--out", tmp_path / "run", *FAST)
+    done = run(*start, "--val", other)
+    assert done.exit_code == 1 and "classes that are trained, box, dark; got drak too" in done.output
+    file = next(other.rglob("*.json"))
+    file.write_text(file.read_text().replace('"height": 64', '"height": 65'))
+    done = run(*start, "--val", other)  # at once, not at the first validation
+    assert done.exit_code == 1 and "wrong image size" in done.output
+    file = next(data.rglob("*.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    done = run(*start)
+    assert done.exit_code == 1 and "no objects" in done.output and "want objects to learn" in done.output
+
+
+def test_the_model_card_measures_the_file_that_ships_and_keeps_what_others_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maskrcnn.save(tiny(), tmp_path / "tiny.safetensors")
+    data = on_disk(tmp_path)
+    card, shipped = tmp_path / "card.md", tmp_path / "ships.safetensors"
+    begin, end = "<!-- numbers: written by recipes/model_card.py -->", "<!-- end of numbers -->"
+    card.write_text(f"# Ours\n{begin}\nold\n{end}\nLimits.\n")
+    script = Path(__file__).parent.parent / "recipes/model_card.py"
+    monkeypatch.setattr(
+        "sys.argv",
+        [str(script), str(tmp_path / "tiny.safetensors"), str(data), "--train", str(data), "--ship", str(shipped),
+         "--card", str(card), "--out", str(tmp_path / "out")],
+    )  # fmt: skip
+    runpy.run_path(str(script), run_name="__main__")
+    text = card.read_text()
+    assert text.startswith(f"# Ours\n{begin}\n") and text.endswith(f"{end}\nLimits.\n") and "old" not in text
+    assert "| box | 2 | 2 |" in text and "| dark | 2 | 2 |" in text  # training and validation objects
+    assert load_file(shipped)["mask.logits.weight"].dtype == torch.float16
+    assert maskrcnn.load(shipped).names == TINY.names
+    assert (tmp_path / "out/worst.jpg").stat().st_size and (tmp_path / "out/report.html").stat().st_size

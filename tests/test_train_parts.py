@@ -15,6 +15,7 @@ from maskrcnn.records import Image
 from maskrcnn.train import Training, origins, with_names
 from maskrcnn.train.feed import Order, feed, order, repeat_factors
 from maskrcnn.train.optimize import Average, choose_layers, optimizer, rate
+from maskrcnn.train.plan import out_of_memory
 from maskrcnn.train.together import together, with_absent
 from training_script import TINY, drawn, tiny
 
@@ -115,6 +116,7 @@ def test_the_rate_rises_then_falls() -> None:
     assert [rate(s, 1000, cosine) for s in (0, 4)] == pytest.approx([0.1, 0.5], rel=1e-3)
     assert rate(500, 1000, cosine) == pytest.approx(0.1 + 0.9 / 2)
     assert rate(1000, 1000, cosine) == pytest.approx(0.1)
+    assert rate(0, 40, cosine) == pytest.approx(0.25, rel=1e-3)  # not longer than a tenth of the run
     steps = Training(lr=1.0, warmup=0, schedule="multistep", milestones=(0.5, 0.75))
     assert [rate(s, 100, steps) for s in (0, 49, 50, 75)] == pytest.approx([1, 1, 0.1, 0.01])
 
@@ -207,6 +209,8 @@ def test_settings_come_back_from_their_file(tmp_path: Path) -> None:
     assert Training.load(tmp_path / "training.json") == settings
     assert Training.load(tmp_path / "training.json", epochs=5).epochs == 5
     assert settings.sampling.rois == 64 and settings.sampling.anchors == 256
+    turned = settings.with_options(**{"augment.rotate": 10, "augment.hue": 5, "lr": 0.2})
+    assert turned.augment == replace(settings.augment, rotate=10, hue=5) and turned.lr == 0.2
 
 
 @pytest.mark.parametrize(
@@ -225,3 +229,25 @@ def test_settings_that_cannot_work_are_refused(options: dict[str, object], said:
 def test_the_shipped_recipe_is_valid() -> None:
     recipe = Path(__file__).parent.parent / "recipes/everyday.json"
     assert Training.load(recipe).sampling.exclusive
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "--batch 2 --set accumulate=2, or",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "--gradient-checkpointing"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "--set workers=0"),
+    ],
+)
+def test_where_memory_ends_the_error_says_what_to_try(error: Exception, advice: str) -> None:
+    found = out_of_memory(error, Training(batch=4), "cuda:0")
+    assert (
+        isinstance(found, ConfigError) and "want a step of 4 pictures" in str(found) and advice in str(found)
+    )
+
+
+def test_other_errors_are_not_called_a_lack_of_memory() -> None:
+    assert out_of_memory(RuntimeError("shape mismatch"), Training(), "cpu") is None

@@ -1,6 +1,6 @@
 """Trains a tiny network on drawn rectangles, as a process of its own: it may be killed, or be one of two.
 
-python training_script.py OUT BATCH EPOCHS KILL_AT [resume]
+python training_script.py OUT BATCH EPOCHS KILL_AT
 """
 
 import os
@@ -47,8 +47,9 @@ def tiny(seed: int = 0) -> MaskRCNN:
     return model
 
 
-def main() -> None:
-    out, batch, epochs, kill_at = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+def trained(out: Path, batch: int, epochs: float, kill_at: int, resume: bool = False) -> None:
+    """Train in this process, which is killed after step ``kill_at``; never with -1. With 0, all that chance or the
+    number of processes could change is left out of a step."""
     every = 10**6  # all anchors and proposals, so that no chance is left in what the losses see
     settings = Training(
         epochs=epochs, batch=batch, optimizer="adamw" if kill_at else "sgd", lr=0.002 if kill_at else 0.05,
@@ -61,16 +62,9 @@ def main() -> None:
         if report.step == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(
-        tiny(),
-        drawn(8 if kill_at else 4),
-        out=out,
-        resume="resume" in sys.argv,
-        settings=settings,
-        device="cpu",
-        tell=tell,
-    )
+    data = drawn(8 if kill_at else 4)
+    train(tiny(), data, out=out, resume=resume, settings=settings, device="cpu", tell=tell, quiet=True)
 
 
 if __name__ == "__main__":
-    main()
+    trained(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))

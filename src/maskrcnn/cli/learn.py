@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from ..config import Config, Dialect
@@ -45,17 +46,14 @@ def doctor(
 ) -> None:
     """Say what a data set is, what is wrong with it, and whether the anchors fit; one HTML page shows it.
 
-    Anchors and sizes are those of --weights, else the defaults, with --set on top. \
+    Anchors and sizes are those of --weights, else of the shipped model, with --set on top. \
     The exit code is 1 where training would stop.
     """
     from ..data import doctor as examine
     from ..data import open_dataset, write_report
 
     dataset = open_dataset(data, split)
-    if weights is not None:
-        settings = load_model(weights, config, setting, "cpu").config
-    else:
-        settings = Config(names=dataset.names or ("object",)).with_options(**read_settings(setting))
+    settings = load_model(weights, config, setting, "cpu").config
     with stderr.status(f"looking at {len(dataset)} pictures"):
         report = examine(dataset, settings)
         page = write_report(report, out or Path(f"{data.resolve().stem}_doctor.html"))
@@ -118,9 +116,8 @@ def train(
     """
     from ..train import Training, train
     from ..train.start import start_model
-    from ..train.watch import watch
 
-    options = {"epochs": epochs, "batch": batch, "lr": lr, "layers": layers,
+    options: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "layers": layers,
                "gradient_checkpointing": gradient_checkpointing}  # fmt: skip
     given = read_settings(setting)
     networks = {field.name for kind in (Config, Dialect) for field in fields(kind)}
@@ -132,16 +129,14 @@ def train(
     options = {k: v for k, v in options.items() if v is not None} | given
     settings = Training() if recipe is None else Training.load(recipe)
     run = resume or out
-    model = (
-        None
-        if resume
-        else start_model(weights, data, recipe, settings.with_options(**options).seed, console, network)
+    first = os.environ.get("RANK", "0") == "0"  # set by torchrun; one process speaks for all
+    said = Console(quiet=not first, highlight=False)
+    seed = settings.with_options(**options).seed
+    model = None if resume else start_model(weights, data, recipe, seed, said, network)
+    train(
+        model, data, out=run, val=val, resume=resume is not None, settings=settings, device=device, **options
     )
-    with watch(stderr) as tell:
-        train(model, data, out=run, val=val, resume=resume is not None, settings=settings, device=device,
-              tell=tell, **options)  # fmt: skip
-    if os.environ.get("RANK", "0") == "0":  # set by torchrun
-        console.print(f"the best weights are {escape(str(run / 'best.safetensors'))}", soft_wrap=True)
+    said.print(f"the best weights are {escape(str(run / 'best.safetensors'))}", soft_wrap=True)
 
 
 @app.command()

@@ -3,8 +3,12 @@ run goes on anywhere without a state of its own."""
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,18 +17,25 @@ import torch
 from ..config import Config
 from ..data import Dataset
 from ..data.augment import augment
-from ..errors import ConfigError
+from ..errors import ConfigError, ImageError, MaskRCNNError
 from ..inputs import to_channels
 from ..model.image import padded_size
 from ..records import Image, Target
 from .settings import Training
 
+TRIES = 3  # pictures that are drawn in place of one that cannot be read, before training ends
+
 
 class Batch:
-    """Pictures that go through a step together. No dataclass: those are taken apart on the way to a device."""
+    """Pictures that go through a step together, and what was wrong with those that should have been there.
 
-    def __init__(self, images: list[Image], targets: list[Target], names: list[str]) -> None:
-        self.images, self.targets, self.names = images, targets, names
+    No dataclass: those are taken apart on the way to a device.
+    """
+
+    def __init__(
+        self, images: list[Image], targets: list[Target], names: list[str], troubles: Sequence[str] = ()
+    ) -> None:
+        self.images, self.targets, self.names, self.troubles = images, targets, names, troubles
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,11 @@ def repeat_factors(dataset: Dataset, threshold: float) -> np.ndarray:
     return np.array([max((float(factor[c]) for c in present), default=1.0) for present in classes])
 
 
-class _Prepared(torch.utils.data.Dataset[list[Batch]]):
-    """Batch number to batch, in a worker: read, decode and augment."""
+class _Prepared(torch.utils.data.Dataset["list[Batch] | MaskRCNNError"]):
+    """Batch number to batch, in a worker: read, decode and augment.
+
+    Our errors are handed over rather than raised: torch would hide their words behind a traceback.
+    """
 
     def __init__(
         self, dataset: Dataset, order: Order, channels: int, settings: Training, rank: int, processes: int
@@ -109,24 +123,40 @@ class _Prepared(torch.utils.data.Dataset[list[Batch]]):
         self.dataset, self.order, self.channels, self.settings = dataset, order, channels, settings
         self.rank, self.processes = rank, processes
 
-    def __getitem__(self, number: int) -> list[Batch]:
-        cv2.setNumThreads(1)
+    def __getitem__(self, number: int) -> list[Batch] | MaskRCNNError:
         mine = self.order[number][self.rank :: self.processes]
         size = self.settings.batch
-        return [self._batch(mine[i : i + size]) for i in range(0, len(mine), size)]
+        try:
+            return [self._batch(mine[i : i + size]) for i in range(0, len(mine), size)]
+        except MaskRCNNError as error:
+            return error
 
     def _batch(self, draws: Sequence[Draw]) -> Batch:
-        prepared = [self._one(draw) for draw in draws]
-        images, targets = zip(*prepared, strict=True)
-        return Batch(list(images), list(targets), [self.dataset[draw.index].name for draw in draws])
+        troubles: list[str] = []
+        images, targets, names = zip(*(self._one(draw, troubles) for draw in draws), strict=True)
+        return Batch(list(images), list(targets), list(names), troubles)
 
-    def _one(self, draw: Draw) -> tuple[Image, Target]:
+    def _one(self, draw: Draw, troubles: list[str]) -> tuple[Image, Target, str]:
+        """Augmented pixels, target and name; another picture's where this one cannot be read."""
         rng = np.random.default_rng(draw.seed)
-        pixels, target = augment(
-            *self._read(draw.index), self.settings.augment, rng,
-            other=lambda: self._read(int(rng.choice(len(self.dataset), p=self.order.share))),
-        )  # fmt: skip
-        return Image(pixels), target
+        index = draw.index
+        for left in reversed(range(TRIES + 1)):
+            try:
+                pixels, target = augment(
+                    *self._read(index), self.settings.augment, rng,
+                    other=lambda: self._read(self._another(rng)),
+                )  # fmt: skip
+            except ImageError as error:
+                if not left:
+                    raise
+                troubles.append(f"{error}; another picture takes its place")
+                index = self._another(rng)
+            else:
+                break
+        return Image(pixels), target, self.dataset[index].name
+
+    def _another(self, rng: np.random.Generator) -> int:
+        return int(rng.choice(len(self.dataset), p=self.order.share))
 
     def _read(self, index: int) -> tuple[np.ndarray, Target]:
         sample = self.dataset[index]
@@ -136,7 +166,10 @@ class _Prepared(torch.utils.data.Dataset[list[Batch]]):
 def feed(
     dataset: Dataset, order: Order, channels: int, settings: Training, rank: int, processes: int, steps: range
 ) -> Iterator[list[Batch]]:
-    """The batches of this process for each of ``steps``, ``accumulate`` for each; ``channels`` are the model's."""
+    """The batches of this process for each of ``steps``, ``accumulate`` for each; ``channels`` are the model's.
+
+    Raises ImageError where picture after picture cannot be read.
+    """
     loader = torch.utils.data.DataLoader(
         _Prepared(dataset, order, channels, settings, rank, processes),
         batch_size=None,
@@ -144,9 +177,31 @@ def feed(
         num_workers=settings.workers,
         prefetch_factor=4 if settings.workers else None,
         collate_fn=_as_it_is,
+        worker_init_fn=partial(_begin, os.getpid()),
     )
-    yield from loader
+    # OpenCV's threads end before the workers are forked: a worker would inherit them dead, and wait for them for ever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    prepared = iter(loader)
+    cv2.setNumThreads(threads)
+    for batches in prepared:
+        if isinstance(batches, MaskRCNNError):
+            raise batches
+        yield batches
 
 
-def _as_it_is(batches: list[Batch]) -> list[Batch]:
+def _begin(parent: int, worker: int) -> None:
+    """Let a worker take one core, and end when its parent is killed: it would wait for ever to hand over its last
+    batches."""
+    cv2.setNumThreads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _as_it_is(batches: list[Batch] | MaskRCNNError) -> list[Batch] | MaskRCNNError:
     return batches

@@ -36,7 +36,12 @@ def with_names(model: MaskRCNN, names: tuple[str, ...]) -> MaskRCNN:
 def origins(model: MaskRCNN, names: tuple[str, ...]) -> list[tuple[str, str]]:
     """For people: each class of a new list, and where its rows of the heads would come from."""
     old = {name.casefold(): name for name in model.names}
-    return [(n, f"kept from {old[n.casefold()]}" if n.casefold() in old else "random") for n in names]
+
+    def origin(name: str) -> str:
+        before = old.get(name.casefold())
+        return "random" if before is None else "kept" if before == name else f"kept from {before}"
+
+    return [(name, origin(name)) for name in names]
 
 
 def _by_class(model: MaskRCNN) -> dict[str, tuple[int, bool]]:

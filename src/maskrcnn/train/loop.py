@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from ..config import Config
-from ..data import Dataset, open_dataset, repair
-from ..errors import ConfigError, DataError, MissingExtraError
+from ..data import Dataset, repair
+from ..errors import ConfigError, MissingExtraError
 from ..evaluate import evaluate
+from ..jobs import Step
 from ..model import MaskRCNN, load_arrays
 from ..model.layers import BatchNorm
 from ..model.resnet import ResNet
@@ -26,11 +27,12 @@ from .checkpoint import Progress
 from .feed import feed, order
 from .heads import with_names
 from .optimize import Average, choose_layers, optimizer, rate
+from .plan import Plan, counted, out_of_memory, repairs
 from .settings import Training
+from .sources import Source, open_all, validate_on
 from .step import Losses, take_step
-from .together import together, with_absent
-
-Source = str | Path | Dataset | Sequence[str | Path | Dataset]
+from .together import with_absent
+from .watch import Watch
 
 PREVIEWS = 8  # pictures of the validation set that are drawn at each validation
 LOSS_PICTURES = 100  # of which the validation loss is taken: it needs no more to show a trend
@@ -41,8 +43,10 @@ COMMON = 20  # objects from which on a class counts for the AP of common classes
 class Report:
     """What a run tells while it goes on: after each step ``losses``, after a validation ``scores`` too.
 
-    seconds : of this step, waiting for pictures included
-    skipped : where the inputs of a step that was not finite were kept
+    seconds  : of this step, waiting for pictures included
+    memory   : most bytes so far, on the GPU or of this process on a CPU; 0 where the system does not say
+    skipped  : where the inputs of a step that was not finite were kept
+    troubles : what went wrong and was got over
     """
 
     step: int
@@ -51,6 +55,8 @@ class Report:
     seconds: float
     scores: dict[str, float] = field(default_factory=dict)
     skipped: Path | None = None
+    memory: int = 0
+    troubles: tuple[str, ...] = ()
 
 
 def train(
@@ -63,6 +69,7 @@ def train(
     settings: Training | None = None,
     device: str = "auto",
     tell: Callable[[Report], None] = lambda report: None,
+    quiet: bool = False,
     **options: Any,
 ) -> MaskRCNN:
     """Train a model on annotated pictures; the best one comes back, and is ``out``/best.safetensors.
@@ -75,21 +82,30 @@ def train(
     settings : a `Training`; ``options`` are its fields by name, in place of what it says
     device   : ``auto``, ``cpu``, ``cuda``; started with torchrun, each process takes its own
     tell     : called after each step
+    quiet    : show no progress on standard error
 
-    Raises ConfigError for settings or data that cannot work, MissingExtraError without ``maskrcnn[train]``.
+    Raises ConfigError for settings or data that cannot work, and where memory does not suffice;
+    MissingExtraError without ``maskrcnn[train]``.
     """
     run = Path(out)
     settings = _settings(run, resume, settings, options)
-    training, validation = _datasets(data, val)
+    training, findings = repair(open_all(data))
+    findings.raise_if_stopped()
+    validation, unvalidated = validate_on(data, val, training.names)
     fabric = _fabric(settings, device)
     if model is None:
         model = load_arrays(*native.read(checkpoint.latest(run) / "weights.safetensors"), run)
     model = with_names(model, tuple(training.names))
-    if validation is not None and tuple(validation.names) != tuple(training.names):
-        raise ConfigError(
-            f"val: want the classes of the training data, {training.names}, got {validation.names}"
-        )
-    return _Run(fabric, model, training, validation, settings, run, resume, tell).go()
+    with Watch(quiet or not fabric.is_global_zero) as watch:
+        whole = _Run(fabric, model, training, validation, settings, run, resume, tell, watch)
+        watch.begin(whole.plan(repairs(findings.findings), unvalidated))
+        try:
+            return whole.go()
+        except (RuntimeError, MemoryError) as error:
+            explained = out_of_memory(error, settings, str(fabric.device))
+            if explained is None:
+                raise
+            raise explained from error
 
 
 class _Run:
@@ -97,11 +113,11 @@ class _Run:
 
     def __init__(
         self, fabric: Any, model: MaskRCNN, data: Dataset, validation: Dataset | None, settings: Training,
-        run: Path, resume: bool, tell: Callable[[Report], None],
+        run: Path, resume: bool, tell: Callable[[Report], None], watch: Watch,
     ) -> None:  # fmt: skip
         self.fabric, self.validation, self.settings = fabric, validation, settings
         self.data = with_absent(data, settings.absent)
-        self.run, self.tell = run, tell
+        self.run, self.tell, self.watch = run, tell, watch
         self.model = _copy(model)
         self.model.untrained = ()
         choose_layers(self.model, settings)
@@ -130,6 +146,17 @@ class _Run:
             self.scores = report.Log(run / "validation.csv", self.progress.step)
             self.classes = report.Log(run / "classes.csv", self.progress.step)
 
+    def plan(self, repaired: dict[str, int], unvalidated: tuple[str, ...]) -> Plan:
+        """What will be done."""
+        data, model = self.data, self.model
+        objects = sum(not one.crowd for i in range(len(data)) for one in data[i].instances)
+        weights, learning = counted(model)
+        return Plan(
+            model.extra_repr(), str(self.fabric.device), weights, learning, len(data), objects, len(data.names),
+            repaired, 0 if self.validation is None else len(self.validation), unvalidated, self.progress.step,
+            self.steps, self.order.batches, self.every, self.fabric.world_size, self.settings, self.run,
+        )  # fmt: skip
+
     def go(self) -> MaskRCNN:
         """All steps that are left; the best model."""
         rank, processes = self.fabric.global_rank, self.fabric.world_size
@@ -147,24 +174,28 @@ class _Run:
                 report.show_batch(self.run / "batch.jpg", batches[0], self.model.names)
             seed = settings.seed, step, rank
             outcome = take_step(self.fabric, self.module, self.optimizer, batches, seed, settings)
+            troubles = [trouble for batch in batches for trouble in batch.troubles]
             skipped = None
             if not outcome.finite:
                 skipped = self.run / "not_finite" / f"step{step:06d}_process{rank}"
                 report.dump(skipped, batches, outcome.losses, self.model.names)
+                troubles.append(f"step {step + 1} was not finite and is left out; see {skipped}")
             elif self.average is not None:
                 self.average.update(self.model, step)
             self.progress = replace(self.progress, step=step + 1)
-            self._after(outcome.losses, outcome.norm, time.monotonic() - begun, skipped)
+            done = Report(step + 1, self.steps, outcome.losses, time.monotonic() - begun, skipped=skipped,
+                          memory=_memory(self.fabric.device), troubles=tuple(troubles))  # fmt: skip
+            self._after(done, outcome.norm)
             begun = time.monotonic()
             if settings.patience is not None and self.progress.since >= settings.patience:
                 break
         return self._finish()
 
-    def _after(self, losses: dict[str, float], norm: float, seconds: float, skipped: Path | None) -> None:
+    def _after(self, done: Report, norm: float) -> None:
         """Log, validate and keep after a step."""
-        step, scores = self.progress.step, {}
-        done = step == self.steps
-        if step % self.every == 0 or done:
+        step, losses, scores = done.step, done.losses, {}
+        last = step == self.steps
+        if step % self.every == 0 or last:
             scores = self._validate()
         if self.fabric.is_global_zero:
             row = {
@@ -173,12 +204,14 @@ class _Run:
                 "norm": norm,
                 "lr": self.optimizer.param_groups[0]["lr"],
             }
-            self.log.add(step, row | {"seconds": seconds})
+            self.log.add(step, row | {"seconds": done.seconds})
             if scores or step == 1:
                 report.plot(self.run, self.log, self.scores)
-            if scores or step % self.settings.keep_every == 0 or done:
+            if scores or step % self.settings.keep_every == 0 or last:
                 self._keep()
-            self.tell(Report(step, self.steps, losses, seconds, scores, skipped))
+            done = replace(done, scores=scores)
+            self.watch.step(done)
+            self.tell(done)
         self.fabric.barrier()
 
     def _keep(self) -> None:
@@ -196,7 +229,7 @@ class _Run:
         if self.fabric.is_global_zero:
             model.eval()
             if self.validation is not None:
-                scores, of_classes = _scores(model, self.validation, self.settings)
+                scores, of_classes = _scores(model, self.validation, self.settings, self.watch.validating)
                 self.scores.add(progress.step, scores)
                 self.classes.add(progress.step, of_classes)
                 _preview(self.run / "previews" / f"step{progress.step:06d}.jpg", model, self.validation)
@@ -250,30 +283,6 @@ def _settings(run: Path, resume: bool, settings: Training | None, options: dict[
     return (settings or Training()).with_options(**options)
 
 
-def _datasets(data: Source, val: Source | None) -> tuple[Dataset, Dataset | None]:
-    """Data to learn from, repaired where that is safe, and data to validate on as they are."""
-    learnt = open_all(data)
-    validated = [] if val is None else [open_all(val)]
-    if val is None:
-        for folder in (one for one in _several(data) if isinstance(one, str | Path) and Path(one).is_dir()):
-            try:
-                validated.append(open_dataset(folder, "val"))
-            except DataError as error:
-                warnings.warn(f"training without validation on {folder}: {error}", stacklevel=4)
-    repaired, findings = repair(learnt)
-    findings.raise_if_stopped()
-    return repaired, together(validated) if validated else None
-
-
-def open_all(data: Source) -> Dataset:
-    """One data set of one or several, see `together`."""
-    return together([open_dataset(one) if isinstance(one, str | Path) else one for one in _several(data)])
-
-
-def _several(data: Source) -> Sequence[str | Path | Dataset]:
-    return data if isinstance(data, list | tuple) else [data]  # type: ignore[list-item]
-
-
 def _fabric(settings: Training, device: str) -> Any:
     try:
         import matplotlib  # noqa: F401  # for the curves: now, not after the first step
@@ -296,15 +305,29 @@ def _fabric(settings: Training, device: str) -> Any:
     return fabric
 
 
+def _memory(device: torch.device) -> int:
+    """Most bytes that were taken so far: on a GPU, or by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _as_they_come(model: MaskRCNN) -> Config:
     """The configuration for pictures that are cut to the size that the network sees."""
     return model.config.with_options(resize="none", pad_multiple=32)
 
 
 @torch.no_grad()
-def _scores(model: MaskRCNN, data: Dataset, settings: Training) -> tuple[dict[str, float], dict[str, float]]:
+def _scores(
+    model: MaskRCNN, data: Dataset, settings: Training, progress: Callable[[Step], None]
+) -> tuple[dict[str, float], dict[str, float]]:
     """AP of boxes and masks, 0..1, with the sum of the losses; and mask AP50 of each common class by its name."""
-    judged = evaluate(model, data)
+    judged = evaluate(model, data, progress=progress)
     totals = []
     for i in range(min(len(data), LOSS_PICTURES)):
         sample = data[i]
@@ -322,6 +345,6 @@ def _scores(model: MaskRCNN, data: Dataset, settings: Training) -> tuple[dict[st
 
 
 def _preview(path: Path, model: MaskRCNN, data: Dataset) -> None:
-    """What the network finds in the first pictures that are validated on, evenly spread."""
-    places = [i * len(data) // PREVIEWS for i in range(min(PREVIEWS, len(data)))]
-    report.show_results(path, [model.predict(data[i].read(), score=0.3) for i in places])
+    """What the network finds in some pictures that are validated on, evenly spread, beside what is there."""
+    samples = [data[i * len(data) // PREVIEWS] for i in range(min(PREVIEWS, len(data)))]
+    report.show_results(path, samples, [model.predict(sample.read(), score=0.3) for sample in samples])

@@ -67,7 +67,7 @@ def optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
 
 def rate(step: int, steps: int, settings: Training) -> float:
     """The learning rate of a step, counted from 0, of so many."""
-    warm = min((step + 1) / max(settings.warmup, 1), 1.0)
+    warm = min((step + 1) / max(min(settings.warmup, steps // 10), 1), 1.0)
     done = step / max(steps, 1)
     if settings.schedule == "cosine":
         share = settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

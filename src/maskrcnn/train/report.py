@@ -12,13 +12,17 @@ import cv2
 import numpy as np
 import torch
 
+from ..data import Sample
+from ..data.sheet import draw_annotations
 from ..files import replacing, write_bytes, write_text
 from ..model.targets import mask_targets
-from ..output import draw
+from ..output import colour, draw
+from ..output.labels import Label, draw_labels
 from ..records import Image, Result, Target
 from .feed import Batch
 
-TILE = 320  # pixels of the long side of a picture in a grid
+TILE = 360  # pixels of the long side of a picture in a grid
+SMOOTH = 50  # parts of a curve of losses over which means are taken
 
 
 class Log:
@@ -69,7 +73,7 @@ class Log:
 
 
 def plot(run: Path, steps: Log, validations: Log) -> None:
-    """Curves of losses, rate and AP as results.png."""
+    """Curves of losses, rate and AP as results.png; losses pale, and their mean over a fiftieth of the steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -85,7 +89,13 @@ def plot(run: Path, steps: Log, validations: Log) -> None:
     figure, axes = pyplot.subplots(2, 4, figsize=(16, 7), constrained_layout=True)
     for axis, curves in zip(axes.flat, panels, strict=True):
         for log, name in curves:
-            axis.plot(*log.column(name), label=name, marker="." if log is validations else None)
+            at, values = log.column(name)
+            pale = name in losses and len(values) >= 2 * SMOOTH
+            lines = axis.plot(
+                at, values, label=name, marker="." if log is validations else None, alpha=0.3 if pale else 1
+            )
+            if pale:
+                axis.plot(*_smooth(at, values), color=lines[0].get_color())
         axis.legend()
         axis.grid(alpha=0.3)
         axis.set_xlabel("step")
@@ -94,15 +104,25 @@ def plot(run: Path, steps: Log, validations: Log) -> None:
     pyplot.close(figure)
 
 
+def _smooth(steps: list[int], values: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Means over as many values as the curve has fiftieths, at the middle of their steps."""
+    window = max(len(values) // SMOOTH, 2)
+    kernel = np.full(window, 1 / window)
+    return np.convolve(steps, kernel, "valid"), np.convolve(values, kernel, "valid")
+
+
 def show_batch(path: Path, batch: Batch, names: tuple[str, ...]) -> None:
     """A grid of a batch's pictures with what is annotated in them."""
     pairs = zip(batch.images, batch.targets, strict=True)
-    _grid(path, [draw(_annotated(image, target, names)) for image, target in pairs])
+    _grid(path, [_annotated(image, target, names) for image, target in pairs])
 
 
-def show_results(path: Path, results: Sequence[Result]) -> None:
-    """A grid of pictures with what the network finds."""
-    _grid(path, [draw(result) for result in results])
+def show_results(path: Path, samples: Sequence[Sample], results: Sequence[Result]) -> None:
+    """A grid of pictures as they are annotated, each with what the network finds to its right."""
+    tiles = []
+    for sample, result in zip(samples, results, strict=True):
+        tiles += [draw_annotations(sample, result.names, TILE), draw(result, color_by="class")]
+    _grid(path, tiles)
 
 
 def dump(folder: Path, batches: Sequence[Batch], losses: Mapping[str, float], names: tuple[str, ...]) -> None:
@@ -121,21 +141,30 @@ def dump(folder: Path, batches: Sequence[Batch], losses: Mapping[str, float], na
     write_text(folder / "inputs.json", json.dumps({"losses": dict(losses), "images": described}, indent=1))
 
 
-def _annotated(image: Image, target: Target, names: tuple[str, ...]) -> Result:
+def _annotated(image: Image, target: Target, names: tuple[str, ...]) -> np.ndarray:
+    """A picture as the network gets it, (h, w, 3) uint8, with masks, boxes and class names."""
     h, w = image.size
     n = len(target.labels)
     masks = mask_targets(target.masks, target.boxes, torch.arange(n), torch.tensor([0.0, 0.0, w, h]), 56)
-    shown = np.clip(image.pixels, 0, 255).astype(np.uint8)
-    return Result(target.boxes, target.labels, torch.ones(n), masks, names, image.size, Image(shown))
+    shown = Image(np.clip(image.pixels, 0, 255).astype(np.uint8))
+    result = Result(target.boxes, target.labels, torch.ones(n), masks, names, image.size, shown)
+    painted = draw(result, color_by="class", labels=False)
+    rows = zip(target.labels.tolist(), target.boxes.tolist(), strict=True)
+    tags = [Label(names[label], names[label], tuple(box), colour(label)) for label, box in rows]
+    draw_labels(painted, tags, max(11, round((h * w) ** 0.5 / 32)), None)
+    return painted
 
 
 def _grid(path: Path, pictures: Sequence[np.ndarray]) -> None:
-    columns = min(len(pictures), 4)
-    sheet = np.full((-(-len(pictures) // columns) * TILE, columns * TILE, 3), 40, np.uint8)
-    for i, picture in enumerate(pictures):
-        scale = TILE / max(picture.shape[:2])
-        size = (max(int(picture.shape[1] * scale), 1), max(int(picture.shape[0] * scale), 1))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        y, x = i // columns * TILE, i % columns * TILE
-        sheet[y : y + size[1], x : x + size[0]] = small
-    write_bytes(path, cv2.imencode(".jpg", sheet[..., ::-1])[1].tobytes())
+    """Pictures in rows of four, each row as high as its highest."""
+    rows = []
+    for start in range(0, len(pictures), 4):
+        row = np.full((TILE, min(len(pictures), 4) * TILE, 3), 40, np.uint8)
+        highest = 0
+        for i, picture in enumerate(pictures[start : start + 4]):
+            scale = TILE / max(picture.shape[:2])
+            w, h = (max(int(side * scale), 1) for side in picture.shape[1::-1])
+            row[:h, i * TILE : i * TILE + w] = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA)
+            highest = max(highest, h)
+        rows.append(row[:highest])
+    write_bytes(path, cv2.imencode(".jpg", np.vstack(rows)[..., ::-1])[1].tobytes())

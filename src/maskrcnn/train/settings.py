@@ -26,7 +26,7 @@ class Training:
         accumulate     : batches whose gradients are averaged into one step
         optimizer      : ``sgd`` with momentum 0.9, or ``adamw``; norms and biases are not decayed
         lr             : the highest learning rate, for ``batch`` x ``accumulate`` x processes pictures
-        warmup         : steps over which the rate rises to ``lr``
+        warmup         : steps over which the rate rises to ``lr``, a tenth of all at most
         schedule       : ``cosine`` down to ``lr`` x ``final``, or ``multistep``: a tenth from each of the
                          ``milestones`` on, shares of the whole length
         clip           : largest norm of the gradient; None for no limit
@@ -123,11 +123,16 @@ class Training:
                 raise ConfigError(f"{name}: want {want}, got {got!r}")
 
     def with_options(self, **options: Any) -> Training:
-        """Replace settings by name; ``augment`` and ``sampling`` take a dict of some of their own.
+        """Replace settings by name; ``augment`` and ``sampling`` take a dict of some of their own, and a name such as
+        ``augment.rotate`` is one of these.
 
         Raises ConfigError for a name that there is not, listing those there are.
         """
-        return _replace(self, options)
+        nested: dict[str, Any] = {}
+        for name, value in options.items():
+            outer, dot, inner = name.partition(".")
+            nested[outer] = {**nested.get(outer, {}), inner: value} if dot else value
+        return _replace(self, nested)
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears complete or not at all."""

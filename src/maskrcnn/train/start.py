@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..config import Config
@@ -16,7 +18,7 @@ from ..errors import ConfigError
 from ..model import MaskRCNN
 from ..weights import is_backbone, load
 from .heads import origins
-from .loop import open_all
+from .sources import open_all
 
 
 def random_model(
@@ -67,8 +69,12 @@ def start_model(
         return model
     model = load(None if weights == "default" else weights, **options)
     if names != model.names:
-        table = Table("class", "heads", box=None, pad_edge=False)
-        for row in origins(model, names):
-            table.add_row(*row)
+        table = Table("heads", "classes", box=None, pad_edge=False)
+        for origin, group in groupby(sorted(origins(model, names), key=_origin), _origin):
+            table.add_row(origin, ", ".join(escape(name) for name, _ in group))
         console.print(table)
     return model
+
+
+def _origin(row: tuple[str, str]) -> str:
+    return row[1]

@@ -1,38 +1,68 @@
-"""The progress of a run in a terminal: a bar, and a line for each validation."""
+"""The progress of a run in a terminal: what it will do, a bar, and a line for each validation."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .loop import Report
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from ..jobs import Step
+    from .loop import Report
 
 PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
 
 
-@contextmanager
-def watch(console: Console) -> Iterator[Callable[[Report], None]]:
-    """What to call after each step; shows loss, time and scores."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        last = 0.0
+class Watch:
+    """Shows a run while it goes on, on standard error; ``quiet`` shows nothing."""
 
-        def tell(report: Report) -> None:
-            nonlocal last
-            said = f"loss {sum(report.losses.values()):.3f}, {report.seconds:.2f} s a step"
-            bar.update(task, total=report.steps, completed=report.step, description=said)
-            if report.skipped is not None:
-                console.print(f"[red]step {report.step} was not finite and left out; see {report.skipped}[/]")
-            if report.scores:
-                scores = "  ".join(f"{name} {value:.4f}" for name, value in report.scores.items())
-                console.print(f"step {report.step}: {scores}", soft_wrap=True)
-            elif not console.is_terminal and time.monotonic() - last >= PLAIN_EVERY:
-                last = time.monotonic()
-                console.print(f"step {report.step} of {report.steps}: {said}", soft_wrap=True)
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
+                   TextColumn("left"))  # fmt: skip
+        hidden = quiet or not self.console.is_terminal
+        self.bar = Progress(*columns, console=self.console, disable=hidden)
+        self.task = self.bar.add_task("the first step takes longest", total=None)
+        self.last = 0.0
 
-        yield tell
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def begin(self, plan: Plan) -> None:
+        """Say what will happen, and begin to count."""
+        for line in plan.lines():
+            self.console.print(escape(line), soft_wrap=True)
+        self.bar.reset(self.task, total=plan.steps, completed=plan.start)
+        self.bar.start()
+
+    def step(self, report: Report) -> None:
+        """Show a step."""
+        memory = f", {report.memory / 1e9:.1f} GB" if report.memory else ""
+        said = f"loss {sum(report.losses.values()):.3f}, {report.seconds:.2f} s a step{memory},"
+        self.bar.update(self.task, completed=report.step, description=said)
+        for trouble in report.troubles:
+            self.console.print(f"[red]{escape(trouble)}[/]", soft_wrap=True)
+        if report.scores:
+            # Without a common class there is no mean of such.
+            known = {name: value for name, value in report.scores.items() if not math.isnan(value)}
+            scores = "  ".join(f"{name} {value:.4f}" for name, value in known.items())
+            self.console.print(f"step {report.step}: {scores}", soft_wrap=True)
+        elif not self.console.is_terminal and time.monotonic() - self.last >= PLAIN_EVERY:
+            self.last = time.monotonic()
+            self.console.print(f"step {report.step} of {report.steps}: {said.rstrip(',')}", soft_wrap=True)
+
+    def validating(self, step: Step) -> None:
+        """Show how far a validation is."""
+        self.bar.update(self.task, description=f"validating picture {step.done} of {step.total},")
