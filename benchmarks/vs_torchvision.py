@@ -136,6 +136,11 @@ def pyramid(layout: torch.memory_format) -> tuple[list[torch.Tensor], torch.Tens
 _seconds = 0.0
 
 
+def resident() -> float:
+    """Resident size of this process now, in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 def timed(work: Callable[[], Any]) -> Any:
     """Run, and remember how long this took in place of the whole request."""
     global _seconds
@@ -149,7 +154,8 @@ def serve(side: str, folder: Path, count: int) -> None:
     """Answer requests from standard input, one at a time, until it closes."""
     global _seconds
     offers = {"ours": ours, "peer": peer}[side](folder, count)
-    print(json.dumps({"ready": offers["version"](), "torch": torch.__version__}), flush=True)
+    hello = {"ready": offers["version"](), "torch": torch.__version__, "built_mb": resident()}
+    print(json.dumps(hello), flush=True)
     for line in sys.stdin:
         what = line.strip()
         _seconds = 0.0
@@ -224,7 +230,9 @@ def compare(what: str, mine: Worker, theirs: Worker, folder: Path, runs: int) ->
     print(f"{what}: ours {a:.0f} ms, torchvision {b:.0f} ms, ratio {statistics.median(ratios):.2f} ", end="")
     print(f"({ratios[0]:.2f} to {ratios[-1]:.2f} in {runs} pairs); {agreement}")
     if what == "predict":
-        print(f"peak RSS after one image: ours {peaks[0]:.0f} MB, torchvision {peaks[1]:.0f} MB")
+        built = mine.hello["built_mb"], theirs.hello["built_mb"]
+        print(f"peak RSS after one image: ours {peaks[0]:.0f} MB, torchvision {peaks[1]:.0f} MB; ", end="")
+        print(f"over the built model {peaks[0] - built[0]:.0f} and {peaks[1] - built[1]:.0f} MB")
 
 
 def main() -> None:

@@ -47,6 +47,15 @@ def plain(text: str) -> str:
 def test_help_and_version_do_not_import_torch() -> None:
     code = "import sys; import maskrcnn.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_prediction_imports_neither_pytorchs_compiler_nor_what_downloads() -> None:
+    """Each is a good part of the time that `maskrcnn predict` takes to start."""
+    code = (
+        "import sys, numpy, maskrcnn; maskrcnn.load(min_size=64).predict(numpy.zeros((48, 64, 3), numpy.uint8)); "
+        "sys.exit(any(name in sys.modules for name in ('torch._dynamo', 'requests', 'h5py', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
     assert "predict" in run("--help").output and run("--help").exit_code == 0
     assert run("--version").output.startswith("maskrcnn")
     for command in ("predict", "models", "convert", "explain"):

@@ -154,3 +154,17 @@ def test_only_the_box_is_touched():
 def test_a_mask_of_another_size_is_pasted_alike():
     for m in (14, 56, 112):
         assert paste_crop(np.ones((m, m), np.float32), box(2, 3, 12, 9), (20, 20))[0].all()
+
+
+@pytest.mark.parametrize("rule", [*RULES, "last_pixel"])
+@pytest.mark.parametrize("low", [0.0, 0.45, 0.6])
+def test_pixels_of_whole_stretches_are_those_computed_one_by_one(rule, low):
+    """Small masks in large boxes, some beyond the border; with ``low``, all of a mask near or above 0.5."""
+    rng = np.random.default_rng(3)
+    for xyxy in (box(3, 5, 280, 170), box(-40, 20, 90, 260), box(100.4, 90.7, 103.2, 250.1)):
+        mask = (low + rng.random((7, 7)) * (1 - low)).astype(np.float32)
+        mask[2:4] = 0.5  # a stretch on the threshold itself
+        crop, corner = paste_crop(mask, xyxy, (200, 300), rule)
+        soft, same = paste_soft(mask, xyxy, (200, 300), rule)
+        assert corner == same
+        np.testing.assert_array_equal(crop, soft >= 0.5)
