@@ -187,7 +187,8 @@ def test_the_real_network_from_end_to_end(tmp_path: Path) -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test suite in the background ignores it
 sys.path.insert(0, sys.argv[1])
 import maskrcnn.cli, maskrcnn.weights
 from test_jobs import OneBox

@@ -228,7 +228,7 @@ def test_every_published_file_has_a_name_a_licence_and_its_accuracy():
 
 def test_the_licence_is_shown_before_the_first_download_only(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("MASKRCNN_HOME", str(tmp_path))
-    monkeypatch.setattr("maskrcnn.weights.catalog.fetch", lambda url, path, **_: path)
+    monkeypatch.setattr("maskrcnn.weights.download.fetch", lambda url, path, **_: path)
     model = weights.MODELS["detectron2-r50-fpn-3x"]
     model.fetch()
     assert "CC BY-SA 3.0" in capsys.readouterr().err
