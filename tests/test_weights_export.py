@@ -1,5 +1,7 @@
 """Weights go back to the formats they came from, and come out as they went in."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from maskrcnn import weights
 from maskrcnn.config import DETECTRON2, MATTERPORT, MMDETECTION, TORCHVISION, Config
 from maskrcnn.errors import ConfigError, WeightsError
 from maskrcnn.model import MaskRCNN
-from maskrcnn.weights import native
+from maskrcnn.weights import detectron2, native, torchvision
 
 NARROW = {"width": 8, "fpn_channels": 16, "rpn_channels": 16, "box_features": 32, "mask_channels": 16}
 DIALECTS = {"torchvision": TORCHVISION, "detectron2": DETECTRON2, "mmdet": MMDETECTION}
@@ -31,11 +33,11 @@ def network(**fields):
 @pytest.mark.parametrize("to", DIALECTS)
 @pytest.mark.parametrize("fields", [{}, LARGE_JITTER, RESNEXT], ids=["plain", "large jitter", "resnext"])
 def test_there_and_back(tmp_path, to, fields):
-    stride = to == "detectron2" and "groups" not in fields
-    model = network(**fields, stride_in_1x1=stride, dialect=DIALECTS[to])
+    model = network(**fields, dialect=DIALECTS[to])
     ours = native.save(model, tmp_path / "ours.safetensors")
     weights.convert(ours, tmp_path / "theirs.pth", to=to)
-    config, state = weights.read(tmp_path / "theirs.pth", names=["nut", "bolt", "pin"])
+    names = {"names": ["nut", "bolt", "pin"]} if to == "torchvision" else {}  # the others' files have them
+    config, state = weights.read(tmp_path / "theirs.pth", **names)
     assert config == model.config
     for name, value in model.state_dict().items():
         if name == "backbone.stem.weight":  # which the deviation of the input goes out of and into
@@ -45,13 +47,54 @@ def test_there_and_back(tmp_path, to, fields):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_mmdetection_keeps_the_names(tmp_path):
-    model = network(stride_in_1x1=True, dialect=MMDETECTION)
-    native.save(model, tmp_path / "a.safetensors")
-    weights.convert(tmp_path / "a.safetensors", tmp_path / "a.pth", to="mmdet")
-    config, state = weights.read(tmp_path / "a.pth")
-    assert config == model.config
-    assert torch.equal(state["backbone.stem.weight"], model.state_dict()["backbone.stem.weight"])
+@pytest.mark.parametrize("to", ["detectron2", "mmdet"])
+def test_settings_go_along_where_a_file_has_room_for_them(tmp_path, to):
+    """Such as those of a network that torchvision trained: stride in the 3x3, pooling without the half pixel."""
+    fields = {"min_size": 320, "max_size": 480, "score": 0.25, "nms": 0.4, "max_detections": 7, "proposals": 77,
+              "pre_nms": 99, "rpn_nms": 0.6, "mean": (110.0, 120.0, 130.0),
+              "anchor_sizes": ((16.0,), (32.0,), (64.0,), (128.0,), (256.0,)),
+              "anchor_ratios": (0.25, 1.0, 4.0)}  # fmt: skip
+    dialect = dataclasses.replace(DIALECTS[to], roi_op="align_legacy", sampling_ratio=3)
+    for stride in (False, True):
+        model = network(**fields, stride_in_1x1=stride, dialect=dialect)
+        native.save(model, tmp_path / "a.safetensors")
+        weights.convert(tmp_path / "a.safetensors", tmp_path / "a.pth", to=to)
+        config, state = weights.read(tmp_path / "a.pth")
+        assert config == model.config
+        assert torch.equal(state["backbone.stem.weight"], model.state_dict()["backbone.stem.weight"]) == (
+            to == "detectron2" or stride
+        )
+
+
+def test_settings_of_another_making_are_named(tmp_path):
+    for wrong in (1, {"settings": {}, "thing_classes": []}, {"settings": None}):
+        torch.save(
+            {**detectron2.write(network().config, network().state_dict()), "maskrcnn": wrong},
+            tmp_path / "a.pth",
+        )
+        with pytest.raises(WeightsError, match="maskrcnn: want the settings"):
+            weights.load(tmp_path / "a.pth")
+
+
+def test_the_other_framework_is_told_what_its_own_defaults_are_not(tmp_path):
+    """Defaults as in torchvision 0.29 models/detection/{mask_rcnn,faster_rcnn}.py; detectron2 config/defaults.py and
+    configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml."""
+    usual = Config(names=("nut",) * 80)
+    assert torchvision.told(usual) == (
+        "torchvision computes it by maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81)"
+    )
+    assert "maskrcnn_resnet50_fpn_v2(" in torchvision.told(dataclasses.replace(usual, **LARGE_JITTER))
+    deep = torchvision.told(dataclasses.replace(usual, depth=101, score=0.5, mean=(127.5, 127.5, 127.5)))
+    assert 'backbone_name="resnet101"' in deep
+    assert deep.endswith("num_classes=81, box_score_thresh=0.5, image_mean=[0.5, 0.5, 0.5])")
+    assert "width, " in torchvision.told(network().config)
+    assert detectron2.told(dataclasses.replace(usual, stride_in_1x1=True, dialect=DETECTRON2)) == (
+        "Detectron2 computes it by mask_rcnn_R_50_FPN_3x.yaml"
+    )
+    other = detectron2.told(dataclasses.replace(usual, names=("nut", "bolt"), score=0.5, dialect=DETECTRON2))
+    assert other.split(" with ")[1] == (
+        'MODEL.RESNETS.STRIDE_IN_1X1 "False" MODEL.ROI_HEADS.SCORE_THRESH_TEST "0.5" MODEL.ROI_HEADS.NUM_CLASSES "2"'
+    )
 
 
 def test_what_the_other_has_no_place_for_is_folded(tmp_path):
@@ -193,8 +236,7 @@ def test_every_format_goes_to_every_other_or_says_why_not(tmp_path, origin, to):
         ):
             weights.convert(path, target, to=to)
         return
-    stride = {"stride_in_1x1": NETWORKS[name].get("stride_in_1x1", False)} if to == "detectron2" else {}
-    assert far(ours, outputs(weights.load(weights.convert(path, target, to=to), **options, **stride))) < 1e-5
+    assert far(ours, outputs(weights.load(weights.convert(path, target, to=to), **options))) < 1e-5
 
 
 @pytest.mark.parametrize("to", ["safetensors", "torchvision", "detectron2", "mmdet", "h5"])

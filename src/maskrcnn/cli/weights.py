@@ -88,15 +88,19 @@ def convert(
         raise ConfigError(f"OUT: want a name that ends in {ending} for {to}, got {target}")
     from ..weights import convert as convert_weights
 
+    said: list[str] = []
     written = convert_weights(
         source,
         target,
         to=to,  # type: ignore[arg-type]
         dtype="float16" if half else "float32",
         config=config,
+        tell=said.append,
         **read_settings(setting),
     )
     console.print(f"wrote {escape(str(written))}, {written.stat().st_size / 1e6:.0f} MB", soft_wrap=True)
+    for words in said:
+        console.print(escape(words), soft_wrap=True)
 
 
 def _convert_data(source: Path, target: Path, form: str | None, split: str | None) -> None:

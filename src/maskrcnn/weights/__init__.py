@@ -150,7 +150,7 @@ def _from_pickle(path: Path, options: dict[str, Any]) -> tuple[Config, dict[str,
         if torchvision.is_torchvision(arrays):
             return torchvision.read(arrays, **options)
         if detectron2.is_detectron2(arrays):
-            return detectron2.read(arrays, **options)
+            return detectron2.read(arrays, content, **options)
         if mmdet.is_mmdet(arrays):
             return mmdet.read(arrays, content, **options)
         if benchmark.is_benchmark(arrays):
@@ -186,24 +186,21 @@ def convert(
     to: Literal["safetensors", "torchvision", "detectron2", "mmdet", "h5"] = "safetensors",
     dtype: Literal["float32", "float16"] = "float32",
     config: Any = None,
+    tell: Callable[[str], None] = lambda words: None,
     **options: Any,
 ) -> Path:
     """Any weights that `load` reads to our .safetensors, with the settings given here stored inside; or back.
 
-    to : whose file to write. The others' hold arrays in float32, and no settings: thresholds and sizes go where
-         that framework has its own. What its network has no layer for raises WeightsError.
+    to   : whose file to write. The others' hold arrays in float32. What its network has no layer for raises
+           WeightsError.
+    tell : called with what the other framework must be told to compute the same, since it takes no settings from a file
     """
     if to == "safetensors":
         return save(load(source, config=config, **options), target, dtype=dtype)
-    writers: dict[str, Callable[[Path, Config, dict[str, Tensor]], None]] = {
-        "torchvision": lambda path, *model: torch.save(torchvision.write(*model), path),
-        "detectron2": lambda path, *model: torch.save({"model": detectron2.write(*model)}, path),
-        "mmdet": lambda path, *model: torch.save(mmdet.write(*model), path),
-        "h5": lambda path, *model: matterport_write.save(matterport_write.write(*model), path),
-    }
-    if to not in writers or dtype != "float32":
+    kinds: dict[str, Any] = {"torchvision": torchvision, "detectron2": detectron2, "mmdet": mmdet}
+    if to not in (*kinds, "h5") or dtype != "float32":
         raise ConfigError(
-            f"to: want safetensors, or one of {', '.join(writers)} in float32, got {to!r} in {dtype}"
+            f"to: want safetensors, or one of {', '.join(kinds)}, h5 in float32, got {to!r} in {dtype}"
         )
     model = read(source, config=config, **options)
     path = Path(target)
@@ -211,12 +208,17 @@ def convert(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            writers[to](part, *model)
+            if to == "h5":
+                matterport_write.save(matterport_write.write(*model), part)
+            else:
+                torch.save(kinds[to].write(*model), part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
         raise WeightsError(f"{path}: cannot be written: {error}") from None
+    if to in kinds:
+        tell(kinds[to].told(model[0]))
     return path
 
 

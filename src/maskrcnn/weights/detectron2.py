@@ -5,6 +5,7 @@ Source: detectron2 0.6, modeling/backbone/{resnet,fpn}.py, modeling/roi_heads, c
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,20 @@ KNOWN = (
 )
 MEAN_BGR = (103.53, 116.28, 123.675)
 X101_STD_BGR = (57.375, 57.12, 58.395)
+POOLERS = {"align": "ROIAlignV2", "align_legacy": "ROIAlign", "pool": "ROIPool"}
+# Settings that arrays do not show, and our names of them: read from files that `write` made.
+SPOKEN = {
+    "MODEL.RESNETS.STRIDE_IN_1X1": "stride_in_1x1",
+    "MODEL.ANCHOR_GENERATOR.SIZES": "anchor_sizes",
+    "INPUT.MIN_SIZE_TEST": "min_size",
+    "INPUT.MAX_SIZE_TEST": "max_size",
+    "MODEL.RPN.NMS_THRESH": "rpn_nms",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": "pre_nms",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "proposals",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "score",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": "nms",
+    "TEST.DETECTIONS_PER_IMAGE": "max_detections",
+}
 
 # What makes a model one that is not read here: part of a name, and the word for it.
 OTHERS = (
@@ -65,8 +80,10 @@ def is_detectron2(arrays: Mapping[str, Tensor]) -> bool:
     )
 
 
-def read(arrays: Mapping[str, Tensor], **options: Any) -> tuple[Config, dict[str, Tensor]]:
+def read(arrays: Mapping[str, Tensor], content: Any, **options: Any) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and state dict (float32, our names) of a Detectron2 checkpoint.
+
+    content : the whole file, of which those that `write` made have settings and class names
 
     The zoo's habits are taken: input in BGR; ResNets with stride in the first 1x1 and no standard deviation,
     ResNeXts with stride in the 3x3 and one. A model that was trained otherwise (from torchvision's ImageNet
@@ -98,17 +115,91 @@ def read(arrays: Mapping[str, Tensor], **options: Any) -> tuple[Config, dict[str
     mean = _buffer(arrays, "pixel_mean") or (MEAN_BGR if bgr else MEAN_BGR[::-1])
     conventions = Conventions(TABLE, KNOWN, bgr=bgr, std=std)
     fields = {"dialect": DETECTRON2, "stride_in_1x1": not grouped, "mean": mean[::-1] if bgr else mean}
-    return state_dict.read(arrays, conventions, fields, options)
+    return state_dict.read(arrays, conventions, fields | _told(content), options)
 
 
-def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What Detectron2 has under ``model``, with the mean and deviation of the input as older files have them."""
+def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A checkpoint for Detectron2, with the mean and deviation of the input as older files have them.
+
+    Detectron2 reads ``model``. Under ``maskrcnn`` lie class names and `settings`, which `read` takes.
+    """
     std = X101_STD_BGR if config.groups > 1 else (1.0, 1.0, 1.0)
     table = TABLE if config.rpn_convs == 1 else tuple(row for row in TABLE if row[2] != "rpn.conv1")
     arrays = state_dict.write(config, state, Conventions(table, "", bgr=True, std=std))
     for name, values in (("pixel_mean", config.mean[::-1]), ("pixel_std", std)):
         arrays[name] = torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
-    return arrays
+    told = {"settings": settings(config), "thing_classes": list(config.names)}
+    return {"model": arrays, "maskrcnn": told}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What Detectron2 must be told to build what `write` writes, by the keys of its configuration."""
+    std = X101_STD_BGR if config.groups > 1 else (1.0, 1.0, 1.0)
+    plain, pooler = config.depth < 50, POOLERS.get(config.dialect.roi_op, "ROIAlignV2")
+    found = {key: getattr(config, name) for key, name in SPOKEN.items()} | {
+        "MODEL.PIXEL_MEAN": config.mean[::-1],
+        "MODEL.PIXEL_STD": std,
+        "MODEL.RESNETS.DEPTH": config.depth,
+        "MODEL.RESNETS.NUM_GROUPS": config.groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": config.group_width or config.width // config.groups,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": config.width,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": config.width * (1 if plain else 4),
+        "MODEL.FPN.OUT_CHANNELS": config.fpn_channels,
+        "MODEL.FPN.NORM": "BN" if config.fpn_norm else "",
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": (config.anchor_ratios,),
+        "MODEL.ANCHOR_GENERATOR.OFFSET": config.dialect.anchor_offset,
+        "MODEL.RPN.CONV_DIMS": (config.rpn_channels,) * config.rpn_convs,
+        "MODEL.ROI_HEADS.NUM_CLASSES": config.num_classes,
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": config.class_agnostic_boxes,
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": config.box_convs,
+        "MODEL.ROI_BOX_HEAD.CONV_DIM": config.fpn_channels,
+        "MODEL.ROI_BOX_HEAD.NUM_FC": config.box_fcs,
+        "MODEL.ROI_BOX_HEAD.FC_DIM": config.box_features,
+        "MODEL.ROI_BOX_HEAD.NORM": "BN" if config.box_conv_norm else "",
+        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": config.class_agnostic_masks,
+        "MODEL.ROI_MASK_HEAD.NUM_CONV": config.mask_convs,
+        "MODEL.ROI_MASK_HEAD.CONV_DIM": config.mask_channels,
+        "MODEL.ROI_MASK_HEAD.NORM": "BN" if config.mask_norm else "",
+    }
+    for head, side in (("BOX", config.box_pool), ("MASK", config.mask_size // 2)):
+        found[f"MODEL.ROI_{head}_HEAD.POOLER_RESOLUTION"] = side
+        found[f"MODEL.ROI_{head}_HEAD.POOLER_TYPE"] = pooler
+        found[f"MODEL.ROI_{head}_HEAD.POOLER_SAMPLING_RATIO"] = config.dialect.sampling_ratio
+    return {key: _listed(value) for key, value in found.items()}
+
+
+def told(config: Config) -> str:
+    """For people: the settings with which Detectron2 computes a file of `write`, as its ``--opts`` take them."""
+    usual = settings(Config(names=("",) * 80, stride_in_1x1=True, dialect=DETECTRON2))
+    other = {key: value for key, value in settings(config).items() if value != usual[key]}
+    words = " ".join(f'{key} "{value}"' for key, value in other.items())
+    return f"Detectron2 computes it by mask_rcnn_R_50_FPN_3x.yaml{' with ' if words else ''}{words}"
+
+
+def _told(content: Any) -> dict[str, Any]:
+    """Fields of our `Config` from what `write` stored beside the arrays."""
+    if not isinstance(content, Mapping) or "maskrcnn" not in content:
+        return {}
+    try:
+        said = content["maskrcnn"]["settings"]
+        rules = {"anchor_offset": said["MODEL.ANCHOR_GENERATOR.OFFSET"],
+                 "sampling_ratio": said["MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"],
+                 "roi_op": {v: k for k, v in POOLERS.items()}[said["MODEL.ROI_BOX_HEAD.POOLER_TYPE"]]}  # fmt: skip
+        return {name: _tuples(said[key]) for key, name in SPOKEN.items()} | {
+            "anchor_ratios": tuple(said["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"][0]),
+            "names": tuple(content["maskrcnn"]["thing_classes"]),
+            "dialect": dataclasses.replace(DETECTRON2, **rules),
+        }
+    except (KeyError, TypeError, IndexError):
+        raise WeightsError("maskrcnn: want the settings that 'maskrcnn convert' writes, got others") from None
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def _buffer(arrays: Mapping[str, Tensor], name: str) -> tuple[float, ...] | None:

@@ -39,6 +39,7 @@ TABLE = (
 KNOWN = r".*\.num_batches_tracked|data_preprocessor\..*|ema_.*"
 # Input of the two styles: ``pytorch`` is torchvision's ImageNet weights, ``caffe`` Detectron2's.
 PYTORCH = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375), "order": "RGB"}
+STRIDES = (4, 8, 16, 32, 64)
 CAFFE = {"mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0), "order": "BGR"}
 
 OTHERS = (
@@ -106,16 +107,65 @@ def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """A checkpoint for MMDetection 2 and 3, class names and normalisation in its metadata."""
     usual = CAFFE if config.stride_in_1x1 else PYTORCH
     bgr, std = usual["order"] == "BGR", usual["std"]
-    mean = config.mean[::-1] if bgr else config.mean
-    style = "caffe" if config.stride_in_1x1 else "pytorch"
-    text = (
-        f"model = dict(backbone=dict(style='{style}'), data_preprocessor=dict("
-        f"mean={list(mean)}, std={list(std)}, bgr_to_rgb={not bgr}))\n"
-    )
     table = TABLE if config.rpn_convs == 1 else tuple(row for row in TABLE if row[0] != "rpn_head.rpn_conv")
     arrays = state_dict.write(config, state, Conventions(table, "", bgr=bgr, ratio_major=True, std=std))  # type: ignore[arg-type]
-    meta = {"CLASSES": config.names, "dataset_meta": {"classes": config.names}, "config": text}
+    meta = {"CLASSES": config.names, "dataset_meta": {"classes": config.names}, "config": settings(config)}
     return {"meta": meta, "state_dict": arrays}
+
+
+def told(config: Config) -> str:
+    """For people: with what MMDetection computes a file of `write`."""
+    base = "mask-rcnn_r50_fpn_1x_coco.py"
+    return f"MMDetection 3 computes it by {base} with this, which the file has as meta['config']:\n{settings(config)}"
+
+
+def settings(config: Config) -> str:
+    """What a configuration of MMDetection 3 says on top of ``mask-rcnn_r50_fpn_1x_coco.py`` to build this network."""
+    usual = CAFFE if config.stride_in_1x1 else PYTORCH
+    bgr, dialect = usual["order"] == "BGR", config.dialect
+    norm = {"norm_cfg": {"type": "BN"}}
+    heads: dict[str, dict[str, Any]] = {
+        "bbox": {"num_classes": config.num_classes, "reg_class_agnostic": config.class_agnostic_boxes}
+        | ({"type": "Shared4Conv1FCBBoxHead", **norm} if config.box_convs else {}),
+        "mask": {"num_classes": config.num_classes, "class_agnostic": config.class_agnostic_masks}
+        | (norm if config.mask_norm else {}),
+    }
+    roi_head: dict[str, Any] = {}
+    for (name, head), size in zip(heads.items(), (config.box_pool, config.mask_size // 2), strict=True):
+        layer = {"type": "RoIAlign", "output_size": size, "sampling_ratio": dialect.sampling_ratio,
+                 "aligned": dialect.roi_op != "align_legacy"}  # fmt: skip
+        roi_head |= {f"{name}_roi_extractor": {"roi_layer": layer}, f"{name}_head": head}
+    sizes = [
+        [side / stride for side in level] for level, stride in zip(config.anchor_sizes, STRIDES, strict=True)
+    ]
+    generator = {"ratios": list(config.anchor_ratios), "strides": list(STRIDES)}
+    if all(size == sizes[0] for size in sizes):
+        generator["scales"] = sizes[0]
+    model = {
+        "data_preprocessor": {"mean": list(config.mean[:: -1 if bgr else 1]), "std": list(usual["std"]),
+                              "bgr_to_rgb": not bgr},
+        "backbone": {"depth": config.depth, "style": "caffe" if config.stride_in_1x1 else "pytorch"}
+        | ({"type": "ResNeXt", "groups": config.groups, "base_width": config.group_width} if config.groups > 1 else {}),
+        "neck": norm if config.fpn_norm else {},
+        "rpn_head": {"anchor_generator": generator, "num_convs": config.rpn_convs},
+        "roi_head": roi_head,
+        "test_cfg": {
+            "rpn": {"nms_pre": config.pre_nms, "max_per_img": config.proposals,
+                    "nms": {"type": "nms", "iou_threshold": config.rpn_nms}},
+            "rcnn": {"score_thr": config.score, "max_per_img": config.max_detections,
+                     "nms": {"type": "nms", "iou_threshold": config.nms}},
+        },
+    }  # fmt: skip
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (config.max_size, config.min_size), "keep_ratio": True},
+        {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
+        {
+            "type": "PackDetInputs",
+            "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+        },
+    ]
+    return f"model = {model!r}\ntest_pipeline = {pipeline!r}\n"
 
 
 def _metadata(content: Any) -> tuple[tuple[str, ...], str]:

@@ -5,6 +5,7 @@ Names are those of torchvision 0.29; the older ones are those that its own loadi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,27 @@ TABLE = (
     ("roi_heads.mask_head.mask_fcn{k}", "", "mask.conv{k}"),
 )  # fmt: skip
 STD = (58.395, 57.12, 57.375)
+ARGUMENTS = {  # of torchvision's functions, and our names of them
+    "min_size": "min_size",
+    "max_size": "max_size",
+    "rpn_pre_nms_top_n_test": "pre_nms",
+    "rpn_post_nms_top_n_test": "proposals",
+    "rpn_nms_thresh": "rpn_nms",
+    "box_score_thresh": "score",
+    "box_nms_thresh": "nms",
+    "box_detections_per_img": "max_detections",
+}
+ARCHITECTURE = ("depth", "width", "groups", "fpn_channels", "fpn_norm", "rpn_convs", "rpn_channels", "box_pool",
+                "box_convs", "box_conv_norm", "box_fcs", "box_features", "mask_size", "mask_convs", "mask_channels",
+                "mask_norm")  # fmt: skip
+SECOND: dict[str, Any] = {
+    "fpn_norm": True,
+    "rpn_convs": 2,
+    "box_convs": 4,
+    "box_conv_norm": True,
+    "box_fcs": 1,
+    "mask_norm": True,
+}
 
 
 def is_torchvision(arrays: Mapping[str, Tensor]) -> bool:
@@ -90,3 +112,28 @@ def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in arrays if name.endswith("running_var")]:
         arrays[name.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
     return arrays
+
+
+def told(config: Config) -> str:
+    """For people: the call with which torchvision builds what a file of `write` fits, and finds what this finds."""
+    usual = Config(names=("",), dialect=TORCHVISION)
+    second = dataclasses.replace(usual, **SECOND)
+    own = [name for name in ARCHITECTURE if getattr(config, name) != getattr(usual, name)]
+    if not own:
+        call = "maskrcnn_resnet50_fpn(weights=None, weights_backbone=None"
+    elif all(getattr(config, name) == getattr(second, name) for name in ARCHITECTURE):
+        call = "maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None"
+    elif own == ["depth"]:
+        call = f'MaskRCNN(resnet_fpn_backbone(backbone_name="resnet{config.depth}", weights=None)'
+    else:
+        return f"torchvision has no function that builds it: {', '.join(own)} differ from those of its own models"
+    given = {name: getattr(config, field) for name, field in ARGUMENTS.items()
+             if getattr(config, field) != getattr(usual, field)}  # fmt: skip
+    if config.mean != usual.mean:
+        given["image_mean"] = [round(value / 255, 5) for value in config.mean]
+    words = "".join(f", {name}={value}" for name, value in given.items())
+    if config.anchor_sizes != usual.anchor_sizes or config.anchor_ratios != usual.anchor_ratios:
+        words += (
+            f", rpn_anchor_generator=AnchorGenerator({config.anchor_sizes}, ({config.anchor_ratios},) * 5)"
+        )
+    return f"torchvision computes it by {call}, num_classes={config.num_classes + 1}{words})"
