@@ -33,6 +33,10 @@ def test_a_legacy_file_loads_whatever_its_name(legacy, tmp_path):
     assert "3 classes" in repr(model)
 
 
+def test_the_shipped_model_goes_by_default_too():
+    assert weights.load("default").source == weights.load().source == weights.DEFAULT
+
+
 def test_a_file_of_model_save_loads(arrays, tmp_path):
     path = matterport_file.write(tmp_path / "saved.h5", arrays, prefix="model_weights")
     with h5py.File(path, "a") as file:

@@ -72,7 +72,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         "-w",
-        help="A weight file, or a name from [bold]maskrcnn models[/]; default: the shipped model.",
+        help="A weight file, or a name from [bold]maskrcnn models[/]; 'default' is the shipped model.",
     ),
 ]
 ConfigFile = Annotated[

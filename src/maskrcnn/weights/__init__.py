@@ -51,7 +51,8 @@ def load(
     """A model in eval mode, from a file or by name.
 
     weights : a path, whose format its content tells; a name that `MODELS` lists, fetched at its first use;
-              None for the model that ships with the package. A file of `maskrcnn export` predicts, and no more
+              None or "default" for the model that ships with the package. A file of `maskrcnn export`
+              predicts, and no more
     engine  : what computes it, see `engines.attach`: "torch" is the plain reference
     preset  : lean, small or tiny: less accurate and faster, see `Config.with_preset`
     config  : what a Matterport .h5 does not hold: a Matterport ``Config`` (class or instance), a dict of its
@@ -79,7 +80,7 @@ def load(
     if not isinstance(model, MaskRCNN):
         settings, state = model
         settings = settings if preset is None else settings.with_preset(preset)
-        model = load_arrays(settings, state, DEFAULT if weights is None else weights)
+        model = load_arrays(settings, state, _named(weights))
     elif preset is not None:
         raise ConfigError(f"preset: {path} is a backbone alone, which cannot predict; train it first")
     return attach(model.to(device), engine)
@@ -222,8 +223,13 @@ def convert(
     return path
 
 
+def _named(weights: str | Path | None) -> str | Path:
+    """The shipped model goes by ``default`` too."""
+    return DEFAULT if weights is None or weights == "default" else weights
+
+
 def _find(weights: str | Path | None) -> Path:
-    name = DEFAULT if weights is None else str(weights)
+    name = str(_named(weights))
     if name in MODELS:
         return MODELS[name].fetch()
     path = Path(name).expanduser()
