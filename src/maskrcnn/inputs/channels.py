@@ -46,4 +46,4 @@ def _advice(have: int, want: int) -> str:
         return "if the fourth is the file's alpha, read it with keep_alpha=True and pass the Image"
     if want == 3:
         return "choose three as R, G, B with array[..., [r, g, b]] (arrays are HWC, tensors CHW)"
-    return f"give it the {want} bands that it was trained on, in their order, as .npy or TIFF"
+    return f"give it the {want} bands that it was trained on, in their order"

@@ -196,7 +196,7 @@ def _open_pil(file: IO[bytes], head: bytes, where: str) -> PIL.Image.Image:
         if factory and accept and accept(head[:16]) is True:
             return factory(file, "")
     raise ImageError(
-        f"{where}: want a picture (JPEG, PNG, TIFF, WebP, BMP, GIF, .npy), got something else "
+        f"{where}: want a picture (JPEG, PNG, TIFF, WebP, BMP, GIF), got something else "
         f"that begins with {head[:8]!r}; convert it to one of these, or leave it out"
     )
 
