@@ -1,5 +1,6 @@
 """Shapes written in signatures are enforced here, and only here."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,12 @@ pytest.register_assert_rewrite("parity_tests", "recorded")
 install_import_hook(SHAPED, "beartype.beartype")
 
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def cluster_address() -> Iterator[str]:
+    """One Ray cluster for all tests that want one: a start takes seconds, on a busy machine a minute."""
+    from scaling import small_cluster
+
+    with small_cluster() as address:
+        yield address

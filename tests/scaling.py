@@ -14,17 +14,19 @@ import httpx
 import ray
 
 from maskrcnn.scale import Workers
+from maskrcnn.scale.cluster import LOCAL
 from maskrcnn.serve import Settings
 from maskrcnn.serve.on_ray import run_on_ray
-from serving import Running, until
+from serving import PATIENCE, Running, until
 
 
 @contextmanager
 def small_cluster() -> Iterator[str]:
-    """Two cores; yields the address. Workers find the modules of these tests."""
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED")}
-    os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    """Two cores; yields the address. Workers find the modules of these tests, and may be slow to come."""
+    path = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)
+    ours = {"PYTHONPATH": path, "RAY_worker_register_timeout_seconds": "600", **LOCAL}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         started = ray.init(
             num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False,
@@ -42,16 +44,16 @@ def small_cluster() -> Iterator[str]:
 
 @contextmanager
 def serving_on_ray(model: Any, **settings: Any) -> Iterator[Running]:
-    """As `serving.serving`, on a cluster of its own."""
+    """As `serving.serving`, on the cluster that is there."""
     stop, told = threading.Event(), queue.SimpleQueue[str]()
     options = {"port": 0, "settings": Settings(**settings), "tell": told.put, "stop": stop}
-    with small_cluster(), ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(run_on_ray, model, workers=Workers(1), **options)
         try:
-            until(lambda: ended.done() or not told.empty(), 120)
+            until(lambda: ended.done() or not told.empty())
             url = told.get() if not ended.done() else str(ended.result())
-            with httpx.Client(base_url=url, timeout=60) as client:
+            with httpx.Client(base_url=url, timeout=PATIENCE) as client:
                 yield Running(client, int(url.rstrip("/").rpartition(":")[2]), stop.set)
         finally:
             stop.set()
-            ended.result(60)
+            ended.result(PATIENCE)

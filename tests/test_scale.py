@@ -6,8 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +38,11 @@ from maskrcnn.scale.pictures import (
 )
 from maskrcnn.scale.place import Place
 from maskrcnn.scale.work import Task, do_shard
-from noted import Noted
-from scaling import small_cluster
+from noted import Noted, die
 from serving import until
 from test_jobs import OneBox, photos
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "photos"
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with small_cluster() as where:
-        yield where
 
 
 @pytest.fixture(scope="module")
@@ -95,28 +86,17 @@ def listed(folder: Path, out: Path, size: int) -> tuple[list[Shard], Columns]:
 # With Ray
 
 
-def test_a_killed_worker_loses_nothing_and_adds_nothing(address: str, album: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_loses_nothing_and_adds_nothing(
+    cluster_address: str, album: Path, tmp_path: Path
+) -> None:
     notes = tmp_path / "notes"
     notes.mkdir()
-    killed: list[int] = []
-
-    def kill() -> None:
-        """The worker that begins the fourth picture dies over it."""
-        until(lambda: len(list(notes.iterdir())) >= 4)
-        last = max(notes.iterdir(), key=lambda note: note.name.split(".")[2])
-        killed.append(int(last.name.split(".")[1]))
-        os.kill(killed[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    model = Noted(notes, 0.2)
+    model = Noted(notes, die)
     steps: list[Step] = []
     out = tmp_path / "out"
     report = predict_fleet(
         model, album, out, workers=Workers(2), shard=2, recursive=True, score=0.5, progress=steps.append
     )  # type: ignore[arg-type]
-    killer.join()
-    assert killed and killed[0] != os.getpid()
     begun = [note.name.split(".")[0] for note in notes.iterdir()]
     assert len(begun) > len(set(begun)) == 9  # the kill cost work, which was done again
 
@@ -133,22 +113,23 @@ def test_a_killed_worker_loses_nothing_and_adds_nothing(address: str, album: Pat
     assert len(COCO(str(out / "results.json")).imgs) == 9
 
 
-def test_a_killed_driver_is_taken_up_where_it_was(address: str, album: Path, tmp_path: Path) -> None:
+def test_a_killed_driver_is_taken_up_where_it_was(cluster_address: str, album: Path, tmp_path: Path) -> None:
     notes, out = tmp_path / "notes", tmp_path / "out"
     notes.mkdir()
     code = (
         "import sys; from pathlib import Path\n"
-        "from noted import Noted; from maskrcnn.scale import predict_fleet, Workers\n"
+        "from noted import Noted, wait_for_ever; from maskrcnn.scale import predict_fleet, Workers\n"
         "notes, album, out, address = sys.argv[1:]\n"
-        "predict_fleet(Noted(Path(notes), 0.4), album, out, workers=Workers(1, address=address), recursive=True)\n"
+        "model = Noted(Path(notes), wait_for_ever)\n"
+        "predict_fleet(model, album, out, workers=Workers(1, address=address), recursive=True)\n"
     )
     path = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)
     driver = subprocess.Popen(
-        [sys.executable, "-c", code, str(notes), str(album), str(out), address],
+        [sys.executable, "-c", code, str(notes), str(album), str(out), cluster_address],
         env=os.environ | {"PYTHONPATH": path},
     )
-    until(lambda: list((out / "results").glob("part-*")), 120)
-    driver.send_signal(signal.SIGKILL)
+    until(lambda: list((out / "results").glob("part-*")) or driver.poll() is not None)
+    driver.kill()
     driver.wait()
     had = len(rows(out))
     assert 0 < had < 10 and not (out / "results.json").exists()
@@ -163,13 +144,16 @@ def test_a_killed_driver_is_taken_up_where_it_was(address: str, album: Path, tmp
     assert other.exit_code == 1 and "other values for score" in other.output.replace("\n", " ")
 
 
-def test_a_shard_that_kills_every_worker_is_given_up(address: str, album: Path, tmp_path: Path) -> None:
+def test_a_shard_that_kills_every_worker_is_given_up(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "get", lambda model: model)
     shards, columns = listed(album, tmp_path, 6)
-    tries = ray.remote(Tries).options(num_cpus=0).remote()
-    worker = Worker([ray.put(OneTo())], task(tmp_path, columns), Share(1, 1, 0), tries)
+    tries = Tries()
+    worker = Worker([OneTo()], task(tmp_path, columns), Share(1, 1, 0), tries.begin)
     row = vars(shards[0])
     for _ in range(4):
-        ray.get(tries.begin.remote(shards[0].part))
+        tries.begin(shards[0].part)
     assert worker(row)["pictures"] == 6
     given_up = worker(row)
     assert given_up["pictures"] == 0 and "dead worker 5 times" in given_up["failed"]

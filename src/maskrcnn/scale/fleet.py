@@ -171,13 +171,18 @@ def _map(model: MaskRCNN, task: Task, shards: Sequence[Shard], share: Share) -> 
     if not shards:
         return
     held = ray.put(model.to("cpu"))
-    tries = ray.remote(Tries).options(num_cpus=0).remote()
+    tries: Any = ray.remote(Tries).options(num_cpus=0).remote()
     worker: Any = Worker  # a class, which Ray calls for each worker, then its object for each row
     rows = [dataclasses.asdict(one) for one in shards]
     with _quiet():
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
             worker,
-            fn_constructor_kwargs={"model": [held], "task": task, "share": share, "tries": tries},
+            fn_constructor_kwargs={
+                "model": [held],
+                "task": task,
+                "share": share,
+                "begin": lambda part: ray.get(tries.begin.remote(part)),
+            },
             compute=ray.data.ActorPoolStrategy(
                 size=min(share.count, len(rows)), max_tasks_in_flight_per_actor=2
             ),
@@ -206,17 +211,19 @@ class Tries:
 class Worker:
     """One process with the model. Errors go back as rows, so that only a death counts as one to Ray."""
 
-    def __init__(self, model: list[ray.ObjectRef], task: Task, share: Share, tries: Any) -> None:
+    def __init__(
+        self, model: list[ray.ObjectRef], task: Task, share: Share, begin: Callable[[str], int]
+    ) -> None:
         torch.set_num_threads(share.threads)
         self.model = ray.get(model[0]).to(share.device)
         self.task = task
-        self.tries = tries
+        self.begin = begin
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row of the list of shards becomes one that says how it went."""
         shard, error = Shard(**row), ""
         done = Done(shard.part, 0, 0, (), 0.0)
-        if ray.get(self.tries.begin.remote(shard.part)) > _TRIES:
+        if self.begin(shard.part) > _TRIES:
             said = (
                 f"{shard.part}: want {shard.count} pictures from number {shard.first}, got a dead worker {_TRIES} "
                 "times; Ray's log may say why, then go on with --resume"

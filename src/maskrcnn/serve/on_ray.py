@@ -60,15 +60,15 @@ def run_on_ray(
             ray_actor_options={"num_cpus": share.cpus, "num_gpus": share.gpus},
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )  # fmt: skip
-        serve.start(
-            http_options={"host": host, "port": port, "keep_alive_timeout_s": 5},
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-        )
         try:
+            serve.start(
+                http_options={"host": host, "port": port, "keep_alive_timeout_s": 5},
+                logging_config={"log_level": "WARNING", "enable_access_log": False},
+            )
             serve.run(deployment(serve.ingress(build)()).bind(), name=_NAME, route_prefix="/")
             tell(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
             (stop or threading.Event()).wait()
-        except RuntimeError as error:
+        except (RuntimeError, TimeoutError) as error:
             raise MaskRCNNError(
                 f"serve: want a replica that gets ready, got '{error}'; see Ray's log"
             ) from error
