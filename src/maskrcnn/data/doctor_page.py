@@ -9,7 +9,7 @@ from string import Template
 import numpy as np
 
 from ..errors import MaskRCNNError
-from ..explain.markup import bars, figure, lines, row, svg, table
+from ..explain.markup import bars, document, figure, lines, row, svg, table
 from ..explain.pictures import photo_uri
 from .anchor_fit import BAD
 from .doctor import Report, anchor_line, describe
@@ -21,11 +21,10 @@ _ROWS, _CLASSES = 100, 40
 
 def page(report: Report) -> str:
     """The HTML of a report; pictures are embedded."""
-    room, look = files(__package__), files("maskrcnn.explain")
-    where = report.dataset.path
-    return Template(room.joinpath("doctor.html").read_text("utf-8")).substitute(
-        name=escape(where.name if where is not None else "data set"),
-        style=look.joinpath("page.css").read_text("utf-8"),
+    room, where = files(__package__), report.dataset.path
+    name = escape(where.name if where is not None else "data set")
+    body = Template(room.joinpath("doctor.html").read_text("utf-8")).substitute(
+        name=name,
         summary=escape(report.text().split("\n", 1)[0]),
         verdict=_verdict(report),
         findings=_findings(report),
@@ -34,6 +33,7 @@ def page(report: Report) -> str:
         pictures=_pictures(report),
         sheet=_sheet(report),
     )
+    return document(f"Data set {name}", body, room.joinpath("doctor.css").read_text("utf-8"))
 
 
 def _verdict(report: Report) -> str:

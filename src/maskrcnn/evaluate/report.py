@@ -12,7 +12,7 @@ from string import Template
 import numpy as np
 
 from ..data import Dataset
-from ..explain.markup import figure, number, row, table
+from ..explain.markup import document, figure, number, row, table
 from ..files import write_text
 from .charts import Line, chart, matrix, meter, spark
 from .evaluation import Evaluation
@@ -61,7 +61,7 @@ def lines(evaluation: Evaluation) -> list[str]:
 
 def page(evaluation: Evaluation, dataset: Dataset) -> str:
     """The HTML of an evaluation."""
-    room, base = files(__package__), files("maskrcnn.explain")
+    room, source = files(__package__), escape(Path(evaluation.source).name)
     sections = [
         _section("numbers", "COCO's numbers", _numbers(evaluation)),
         _section("score", "Which score to keep from", _advice(evaluation)),
@@ -70,13 +70,13 @@ def page(evaluation: Evaluation, dataset: Dataset) -> str:
         _section("confusion", "What is taken for what", _confusion(evaluation)),
         _section("worst", "The worst images", _worst(evaluation, dataset)),
     ]
-    return Template(room.joinpath("report.html").read_text("utf-8")).substitute(
-        source=escape(Path(evaluation.source).name),
-        style=base.joinpath("page.css").read_text("utf-8") + room.joinpath("report.css").read_text("utf-8"),
-        script=room.joinpath("report.js").read_text("utf-8"),
+    body = Template(room.joinpath("report.html").read_text("utf-8")).substitute(
+        source=source,
         summary=_summary(evaluation), tiles=_tiles(evaluation), notes=_notes(evaluation),
         sections="".join(sections), most=evaluation.box.max_detections,
     )  # fmt: skip
+    style, script = (room.joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
+    return document(f"Evaluation of {source}", body, style, script)
 
 
 def _section(anchor: str, title: str, body: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.resources import files
+from string import Template
 
 import numpy as np
 
@@ -11,6 +13,30 @@ from .pictures import heat_uri, ramp_css
 
 View = tuple[float, float, float, float]  # x, y, width, height
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
+
+
+_DOCUMENT = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+$body<script>
+$script</script>
+</body>
+</html>
+""")
+
+
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A whole page in the look of all of them, which needs nothing else. All is HTML already, the title too."""
+    look = files(__package__).joinpath("page.css").read_text("utf-8")
+    return _DOCUMENT.substitute(title=title, body=body, style=look + style, script=script)
 
 
 def number(value: float, digits: int = 1) -> str:

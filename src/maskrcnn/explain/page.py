@@ -13,7 +13,7 @@ from ..inputs import read
 from ..model import MaskRCNN
 from ..output import as_rgb
 from .decide import instance_table, result_picture, step_class, step_mask, zoom_view
-from .markup import figure, number, symbol
+from .markup import document, figure, number, symbol
 from .pictures import network_input, photo_uri
 from .pool import step_pooling
 from .propose import step_anchors, step_proposals
@@ -49,10 +49,8 @@ def page(seen: Study) -> str:
     else:
         steps += [step_pooling(seen, followed), step_class(seen, followed), step_mask(seen, followed)]
     room, result = files(__package__), result_picture(seen)
-    return Template(room.joinpath("page.html").read_text("utf-8")).substitute(
+    body = Template(room.joinpath("page.html").read_text("utf-8")).substitute(
         name=escape(name),
-        style=room.joinpath("page.css").read_text("utf-8"),
-        script=room.joinpath("page.js").read_text("utf-8"),
         pictures=_pictures(seen),
         summary=_summary(seen),
         result=figure(
@@ -68,6 +66,8 @@ def page(seen: Study) -> str:
         end=figure(result, f"The result again: {_summary(seen)}", "hero"),
         source=escape(Path(seen.source).name if Path(seen.source).exists() else seen.source),
     )
+    script = room.joinpath("page.js").read_text("utf-8")
+    return document(f"How Mask R-CNN sees {escape(name)}", body, script=script)
 
 
 def _pictures(seen: Study) -> str:
