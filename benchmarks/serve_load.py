@@ -1,19 +1,20 @@
 """Load on `maskrcnn serve` over loopback, against what batch prediction reaches on the same machine.
 
-    python benchmarks/serve_load.py [throughput | latency | broken] ...
+    python benchmarks/serve_load.py [throughput | latency | broken] ... [--count 60] [--rounds 3] [--requests 1000]
 
 The server is a process of its own with the shipped model; the pictures are the photos in examples/, sent as they are.
 
 throughput : images/s of `predict_files` in batches of 1 and 4 (the better counts), and of 1, 4 and 16 clients that
-             each send a picture when the last is answered. Goal: 0.9
+             each send a picture when the last is answered, in turns; medians of the rounds. Goal: 0.9
 latency    : requests at half of the best throughput, evenly spaced, and at random times (Poisson) for comparison;
              the answer's time over that of the same picture alone in this process, file to JSON; 95th percentile.
              Goal: 2, evenly spaced
-broken     : 1,000 requests, every tenth broken; statuses and resident memory. Goal: no 5xx, memory that stays
+broken     : a thousand requests, every tenth broken; statuses and resident memory. Goal: no 5xx, memory that stays
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import io
 import itertools
@@ -36,7 +37,6 @@ from urllib.parse import urlsplit
 import PIL.Image
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "photos").glob("*.[jp][pn]g"))
-COUNT = 60  # pictures of one measurement
 SEED = 0
 
 
@@ -112,11 +112,11 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-def batch_rate(size: int) -> float:
+def batch_rate(size: int, count: int) -> float:
     """Images/s of `predict_files` with results.json, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         names = []
-        for i, path in zip(range(COUNT), itertools.cycle(PHOTOS)):
+        for i, path in zip(range(count), itertools.cycle(PHOTOS)):
             names.append(f"{folder}/{i}{path.suffix}")
             Path(names[-1]).write_bytes(path.read_bytes())
         done = subprocess.run(
@@ -125,28 +125,35 @@ def batch_rate(size: int) -> float:
     return float(done.stdout)
 
 
-def client_rate(server: Server, clients: int) -> float:
+def client_rate(server: Server, clients: int, count: int) -> float:
     """Images/s of so many clients, each with one request at a time."""
     pictures = [path.read_bytes() for path in PHOTOS]
     with ThreadPoolExecutor(clients) as pool:
         start = time.perf_counter()
-        statuses = list(pool.map(lambda i: server.ask(pictures[i % len(pictures)]), range(COUNT)))
+        statuses = list(pool.map(lambda i: server.ask(pictures[i % len(pictures)]), range(count)))
         seconds = time.perf_counter() - start
     assert set(statuses) == {200}, Counter(statuses)
-    return COUNT / seconds
+    return count / seconds
 
 
-def throughput() -> None:
+def throughput(given: argparse.Namespace) -> None:
     """Rates of batches and clients."""
-    rates = {size: batch_rate(size) for size in (1, 4)}
-    best = max(rates.values())
-    print(
-        "predict_files: " + ", ".join(f"{rate:.2f} images/s in batches of {n}" for n, rate in rates.items())
-    )
+    batch: dict[int, list[float]] = {1: [], 4: []}
+    served: dict[int, list[float]] = {1: [], 4: [], 16: []}
     with serving() as running:
-        for clients in (1, 4, 16):
-            rate = client_rate(running, clients)
-            print(f"{clients:2} clients: {rate:.2f} images/s, {rate / best:.2f} of batch prediction")
+        for _ in range(given.rounds):
+            for size, rates in batch.items():
+                rates.append(batch_rate(size, given.count))
+            for clients, rates in served.items():
+                rates.append(client_rate(running, clients, given.count))
+        for size, rates in batch.items():
+            print(f"predict_files: {statistics.median(rates):.2f} images/s in batches of {size}")
+        best = [max(of_round) for of_round in zip(*batch.values(), strict=True)]
+        for clients, rates in served.items():
+            share = statistics.median(a / b for a, b in zip(rates, best, strict=True))
+            print(
+                f"{clients:2} clients: {statistics.median(rates):.2f} images/s, {share:.2f} of batch prediction"
+            )
         print(f"the network's part of it, mean of all passes: {running.pass_seconds() * 1000:.0f} ms a pass")
 
 
@@ -164,7 +171,7 @@ def alone() -> list[float]:
     return [statistics.median(times[path]) for path in PHOTOS]
 
 
-def latencies(server: Server, gaps: Iterable[float]) -> list[tuple[int, float]]:
+def latencies(server: Server, gaps: Iterable[float], count: int) -> list[tuple[int, float]]:
     """Photo and seconds of each answer when a request is sent after each gap, answered or not."""
     found: list[tuple[int, float]] = []
 
@@ -175,7 +182,7 @@ def latencies(server: Server, gaps: Iterable[float]) -> list[tuple[int, float]]:
 
     threads = []
     due = time.perf_counter()
-    for i, gap in zip(range(COUNT), gaps, strict=False):
+    for i, gap in zip(range(count), gaps, strict=False):
         photo = i % len(PHOTOS)
         data = PHOTOS[photo].read_bytes()
         time.sleep(max(due - time.perf_counter(), 0))
@@ -187,11 +194,11 @@ def latencies(server: Server, gaps: Iterable[float]) -> list[tuple[int, float]]:
     return found
 
 
-def latency() -> None:
+def latency(given: argparse.Namespace) -> None:
     """Answer times at half load."""
     one = alone()
     with serving() as running:
-        full = max(client_rate(running, clients) for clients in (1, 4))
+        full = max(client_rate(running, clients, given.count) for clients in (1, 4))
         gap = 2 / full
         rng = random.Random(SEED)
         ms = ", ".join(f"{seconds * 1000:.0f}" for seconds in one)
@@ -200,15 +207,15 @@ def latency() -> None:
             ("evenly spaced", itertools.repeat(gap)),
             ("at random", (rng.expovariate(1 / gap) for _ in itertools.count())),
         ):
-            times = sorted(seconds / one[photo] for photo, seconds in latencies(running, gaps))
+            times = sorted(seconds / one[photo] for photo, seconds in latencies(running, gaps, given.count))
             p95 = times[int(0.95 * len(times))]
             print(
                 f"half load, {name}: median {statistics.median(times):.2f}, p95 {p95:.2f} times the photo alone"
             )
 
 
-def broken() -> None:
-    """A thousand requests of four clients, every tenth broken in one of several ways."""
+def broken(given: argparse.Namespace) -> None:
+    """Requests of four clients, every tenth broken in one of several ways."""
     with PIL.Image.open(PHOTOS[0]) as opened:
         opened.thumbnail((160, 160))
         file = io.BytesIO()
@@ -226,8 +233,8 @@ def broken() -> None:
             return running.ask(bad[i // 10 % len(bad)], "application/json" if i % 50 == 40 else "image/jpeg")
 
         with ThreadPoolExecutor(4) as pool:
-            statuses = Counter(pool.map(ask, range(1000)))
-        memory[1000] = running.memory()
+            statuses = Counter(pool.map(ask, range(given.requests)))
+        memory[given.requests] = running.memory()
     print("statuses: " + ", ".join(f"{status} x {n}" for status, n in sorted(statuses.items())))
     print("resident MB after 0, 100, ... requests: " + " ".join(f"{memory[i]:.0f}" for i in sorted(memory)))
 
@@ -235,5 +242,11 @@ def broken() -> None:
 PARTS = {"throughput": throughput, "latency": latency, "broken": broken}
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or PARTS:
-        PARTS[part]()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--count", type=int, default=60, help="pictures of one measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of throughput")
+    parser.add_argument("--requests", type=int, default=1000, help="of broken")
+    given = parser.parse_args()
+    for part in given.parts or PARTS:
+        PARTS[part](given)

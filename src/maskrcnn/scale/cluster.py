@@ -96,7 +96,8 @@ def _join(workers: Workers) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"--address {workers.address}: want a running Ray cluster, got '{str(error).splitlines()[0]}'; "
-            "start one with 'ray start --head', or leave --address out"
+            "start one with 'ray start --head', set RAY_AUTH_MODE=token for one that asks for a token, or leave "
+            "--address out"
         ) from error
     if threading.current_thread() is threading.main_thread():  # Ray's own handler aborts the process
         for number, handler in handlers.items():
