@@ -29,7 +29,7 @@ def small_cluster() -> Iterator[str]:
     os.environ.update(ours)
     try:
         started = ray.init(
-            num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False,
+            "local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False,
             logging_level="ERROR",
         )  # fmt: skip
         yield started.address_info["gcs_address"]

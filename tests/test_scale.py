@@ -312,8 +312,8 @@ def test_what_cannot_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_cluster_of_our_own_wants_a_token_and_leaves_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
-    def init(*_: Any, **options: Any) -> None:
-        asked.append(options | {"token": os.environ["RAY_AUTH_TOKEN"]})
+    def init(address: str, **options: Any) -> None:
+        asked.append(options | {"address": address, "token": os.environ["RAY_AUTH_TOKEN"]})
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -330,7 +330,7 @@ def test_a_cluster_of_our_own_wants_a_token_and_leaves_signals_alone(monkeypatch
         assert signal.getsignal(signal.SIGTERM) == before
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert len(asked[0]["token"]) == 64
+    assert len(asked[0]["token"]) == 64 and asked[0]["address"] == "local"
     with cluster(Workers(cpus=0.5, gpus=0)) as share:
         assert share == Share(16, 0.5, 0) and share.threads == 1
     with pytest.raises(ConfigError, match="want room for one of 9 CPUs"), cluster(Workers(cpus=9)):

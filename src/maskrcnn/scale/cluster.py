@@ -81,18 +81,19 @@ def cluster(workers: Workers) -> Iterator[Share]:
 
 
 def _join(workers: Workers) -> None:
-    local: dict[str, Any] = {}
+    address, local = workers.address, dict[str, Any]()
     if not workers.address and not os.environ.get("RAY_ADDRESS"):
         for name, value in LOCAL.items():
             os.environ.setdefault(name, value)
         # Ray's ports are open to the network, and whoever reaches them can run code: a token keeps others out.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        address = "local"  # for None, Ray joins whatever runs on this machine
         needed = 1 if workers.count is None else workers.count * workers.cpus
         local = {"num_cpus": max(os.cpu_count() or 1, int(-(-needed // 1))), "include_dashboard": False,
                  "object_store_memory": 2**29}  # fmt: skip
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(workers.address, logging_level=logging.ERROR, log_to_driver=False, **local)
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"--address {workers.address}: want a running Ray cluster, got '{str(error).splitlines()[0]}'; "
