@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 import ray
+import ray.serve._private.api
+import ray.serve._private.client
 
 from maskrcnn.scale import Workers
 from maskrcnn.scale.cluster import LOCAL
@@ -24,7 +26,10 @@ from serving import PATIENCE, Running, until
 def small_cluster() -> Iterator[str]:
     """Two cores; yields the address. Workers find the modules of these tests, and may be slow to come."""
     path = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)
-    ours = {"PYTHONPATH": path, "RAY_worker_register_timeout_seconds": "600", **LOCAL}
+    slow = dict.fromkeys(
+        ("RAY_worker_register_timeout_seconds", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"), "600"
+    )
+    ours = LOCAL | slow | {"PYTHONPATH": path}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
@@ -45,6 +50,8 @@ def small_cluster() -> Iterator[str]:
 @contextmanager
 def serving_on_ray(model: Any, **settings: Any) -> Iterator[Running]:
     """As `serving.serving`, on the cluster that is there."""
+    for module in (ray.serve._private.api, ray.serve._private.client):
+        module.HTTP_PROXY_TIMEOUT = PATIENCE  # which Ray has no option for
     stop, told = threading.Event(), queue.SimpleQueue[str]()
     options = {"port": 0, "settings": Settings(**settings), "tell": told.put, "stop": stop}
     with ThreadPoolExecutor(1) as pool:

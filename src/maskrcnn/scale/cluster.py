@@ -17,8 +17,14 @@ import ray
 from ..errors import ConfigError
 
 # Of a Ray that is started here: nothing is sent anywhere, and workers keep the priority of who starts them. At Ray's
-# own (niceness 15) they would get a thirtieth of a core that anything else wants.
-LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_worker_niceness": "0"}
+# own (niceness 15) they would get a thirtieth of a core that anything else wants. Ray Serve's proxy has a minute to
+# come up, as long as its caller waits, rather than 5 s, after which it would be killed and begun again.
+LOCAL = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+}
 
 
 @dataclass(frozen=True)

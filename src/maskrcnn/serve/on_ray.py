@@ -68,9 +68,9 @@ def run_on_ray(
             serve.run(deployment(serve.ingress(build)()).bind(), name=_NAME, route_prefix="/")
             tell(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
             (stop or threading.Event()).wait()
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
             raise MaskRCNNError(
-                f"serve: want a replica that gets ready, got '{error}'; see Ray's log"
+                f"serve: want a proxy and a replica that get ready, got '{error}'; see Ray's log"
             ) from error
         except KeyboardInterrupt:
             return
