@@ -325,6 +325,23 @@ def test_a_saved_file_is_what_was_loaded(weights: Path, tmp_path: Path) -> None:
     assert maskrcnn.load(tmp_path / "again.h5").config.num_classes == 3
 
 
+def test_names_stored_as_text_are_read_as_those_stored_as_bytes(tmp_path: Path) -> None:
+    """h5py 3 gives text as str, which has no ``decode``."""
+    model = modellib.MaskRCNN("inference", Narrow(), "logs")
+    path = tmp_path / "text.h5"
+    model.keras_model.save_weights(path)
+    with h5py.File(path, "r+") as file:
+        for holder in (file, *file.values()):
+            for key in {"layer_names", "weight_names"} & set(holder.attrs):
+                names = [name.decode() for name in holder.attrs[key]]
+                holder.attrs.create(key, names, dtype=h5py.string_dtype(), shape=(len(names),))
+        assert isinstance(file.attrs["layer_names"][0], str)
+    again = modellib.MaskRCNN("inference", Narrow(), "logs")
+    again.load_weights(str(path), by_name=True)
+    for ours, theirs in zip(model.keras_model.get_weights(), again.keras_model.get_weights(), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
 def test_layer_names_are_those_of_the_released_file() -> None:
     """The beginning and the end of `layer_names` in mask_rcnn_coco.h5, release 2.0, which has 406."""
 
@@ -467,6 +484,35 @@ def test_norms_adapt_where_asked(tmp_path: Path) -> None:
     _, _, mean, variance = model.keras_model.get_layer("bn_conv1").get_weights()
     assert (mean != 0).any()
     assert np.allclose(variance, 0.99, atol=0.05) or (variance != 1).any()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"RPN_ANCHOR_STRIDE": 2},
+        {"USE_MINI_MASK": False},
+        {"IMAGE_CHANNEL_COUNT": 1, "MEAN_PIXEL": np.array([90.0])},
+        {"IMAGE_RESIZE_MODE": "crop", "IMAGE_MIN_SCALE": 2.0},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_that_change_what_is_fed_train_and_detect(settings, tmp_path: Path) -> None:
+    from test_mrcnn_shapes import Squares
+
+    class Channels(Squares):
+        def load_image(self, image_id):
+            return super().load_image(image_id)[..., : settings.get("IMAGE_CHANNEL_COUNT", 3)]
+
+    config = type("Other", (Narrow,), settings)
+    data = Channels(3)
+    learner = modellib.MaskRCNN("training", config(), str(tmp_path))
+    learner.train(data, data, 0.01, 1, "heads")
+    assert np.isfinite(learner.keras_model.history.history["val_loss"]).all()
+    if config.IMAGE_RESIZE_MODE == "crop":  # is for training alone, as it was
+        config = type("Other", (config,), {"IMAGE_RESIZE_MODE": "pad64"})
+    model = modellib.MaskRCNN("inference", config(), str(tmp_path))
+    model.load_weights(model.find_last(), by_name=True)
+    assert model.detect([data.load_image(0)])[0]["masks"].shape[:2] == (64, 64)
 
 
 def test_an_augmenter_without_imgaug_says_so(tmp_path: Path) -> None:
