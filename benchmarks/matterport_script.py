@@ -1,22 +1,26 @@
 """What a script of Matterport's waits for: ``detect`` on one picture, and a step of ``train`` as train_shapes takes it.
 
-    python benchmarks/matterport_script.py
+    python benchmarks/matterport_script.py [--peer PYTHON]
 
-Weights are random and the least confidence is 0, so that there are 100 masks to make. ``ONEDNN_MAX_CPU_ISA=AVX2
-ATEN_CPU_CAPABILITY=avx2`` shows a CPU without AVX-512.
+Weights are random and the least confidence is 0, so that there are 100 masks to make. ``--peer``, the interpreter of an
+environment with TensorFlow, times the layers alone of that package (`keras_layers.py`) in turns with our ``detect``.
+``ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2`` shows a CPU without AVX-512.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import statistics
 import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
+from vs_torchvision import Worker
 
 import mrcnn.model as modellib
 from mrcnn import utils
@@ -69,19 +73,30 @@ class Watch:
         self.seconds.append(time.perf_counter())
 
 
-def main() -> None:
-    """Print both medians."""
-    warnings.simplefilter("ignore")
-    print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+def detection(peer: str | None) -> None:
+    """Print the median of `detect`, and of its ratio to the peer's layers."""
     model = modellib.MaskRCNN("inference", Coco(), "logs")
     image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
     found = model.detect([image])[0]
-    seconds = []
+    worker = Worker([peer, str(Path(__file__).with_name("keras_layers.py"))]) if peer else None
+    seconds, layers = [], []
     for _ in range(TIMES):
         begun = time.perf_counter()
         model.detect([image])
         seconds.append(time.perf_counter() - begun)
+        if worker:
+            layers.append(worker.ask("run")["seconds"])
     print(f"detect, {len(found['rois'])} instances: {statistics.median(seconds):.2f} s")
+    if worker:
+        worker.close()
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(seconds, layers, strict=True))
+        print(
+            f"{worker.hello['version']}, layers alone: {statistics.median(layers):.2f} s; ours / theirs {ratio:.2f}"
+        )
+
+
+def training() -> None:
+    """Print the median of a step."""
     data = Squares()
     for i in range(3):
         data.add_class("shapes", i + 1, str(i))
@@ -95,6 +110,21 @@ def main() -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 learner.train(data, data, 0.001, 1, layers, custom_callbacks=[watch])
             print(f"step, {layers}: {statistics.median(np.diff(watch.seconds)):.2f} s")
+
+
+def main() -> None:
+    """Print all medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer", help="interpreter of an environment with TensorFlow")
+    parser.add_argument("--detect", action="store_true", help="leave training out")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    detection(options.peer)
+    if not options.detect:
+        training()
 
 
 if __name__ == "__main__":
