@@ -33,7 +33,7 @@ def small_cluster() -> Iterator[str]:
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
-        started = ray.init(
+        started = patiently(
             "local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False,
             logging_level="ERROR",
         )  # fmt: skip
@@ -45,6 +45,16 @@ def small_cluster() -> Iterator[str]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def patiently(*arguments: Any, **options: Any) -> Any:
+    """`ray.init`, which gives up after half a minute, up to five times."""
+    for left in reversed(range(5)):
+        try:
+            return ray.init(*arguments, **options)
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
 
 
 @contextmanager

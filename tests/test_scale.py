@@ -313,6 +313,8 @@ def test_a_cluster_of_our_own_wants_a_token_and_leaves_signals_alone(monkeypatch
     asked: list[dict[str, Any]] = []
 
     def init(address: str, **options: Any) -> None:
+        if address == "far:1":
+            raise ConnectionError("nobody there")
         asked.append(options | {"address": address, "token": os.environ["RAY_AUTH_TOKEN"]})
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -331,6 +333,11 @@ def test_a_cluster_of_our_own_wants_a_token_and_leaves_signals_alone(monkeypatch
     finally:
         signal.signal(signal.SIGTERM, before)
     assert len(asked[0]["token"]) == 64 and asked[0]["address"] == "local"
+    with (
+        pytest.raises(ConfigError, match=r"far:1: .* got 'nobody there'; .*RAY_AUTH_MODE"),
+        cluster(Workers(address="far:1")),
+    ):
+        pass
     with cluster(Workers(cpus=0.5, gpus=0)) as share:
         assert share == Share(16, 0.5, 0) and share.threads == 1
     with pytest.raises(ConfigError, match="want room for one of 9 CPUs"), cluster(Workers(cpus=9)):

@@ -100,11 +100,16 @@ def _join(workers: Workers) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"--address {workers.address}: want a running Ray cluster, got '{str(error).splitlines()[0]}'; "
-            "start one with 'ray start --head', set RAY_AUTH_MODE=token for one that asks for a token, or leave "
+    except Exception as error:  # of a start that takes too long, Ray's is just that
+        cure = (
+            "Ray's log in /tmp/ray may say why"
+            if local
+            else "start one with 'ray start --head', set RAY_AUTH_MODE=token for one that asks for a token, or leave "
             "--address out"
+        )
+        raise ConfigError(
+            f"--address {address or os.environ['RAY_ADDRESS']}: want a Ray cluster that answers, got "
+            f"'{str(error).splitlines()[0]}'; {cure}"
         ) from error
     if threading.current_thread() is threading.main_thread():  # Ray's own handler aborts the process
         for number, handler in handlers.items():
