@@ -1,11 +1,12 @@
 """Winograd's transforms on paper, and the compiled kernel against PyTorch's convolution in float64."""
 
+import numba
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from maskrcnn.engines import winograd
+from maskrcnn.engines import winograd, winograd_kernel
 
 pytestmark = pytest.mark.skipif(
     not winograd.fit(32, 32), reason="this PyTorch does not run on OpenMP's threads"
@@ -17,7 +18,7 @@ WIDTHS = [8, 16] if torch.backends.cpu.get_cpu_capability() == "AVX512" else [8]
 def test_one_line_of_four_outputs_is_a_correlation() -> None:
     """Six products in place of twelve; exact in whole numbers of sixths and twenty-fourths."""
     line, taps = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0]), np.array([2.0, 7.0, 1.0])
-    products = np.array(winograd.spread(line)) * (np.array(winograd.WEIGHTS) @ taps)
+    products = np.array(winograd.spread(line)) * np.array(winograd.lift(taps))
     assert np.allclose(winograd.gather(products), [17.0, 31.0, 20.0, 46.0], atol=1e-12)
 
 
@@ -34,7 +35,7 @@ def test_the_kernel_convolves(
     x = torch.randn(n, c_in, h, w).contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(c_out, c_in, 3, 3), torch.randn(c_out)
     wanted = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    layer = winograd.Winograd(weight, bias)
+    layer = winograd.Winograd(weight, None, bias)
     for relu in (False, True):
         ours = layer(x, relu)
         assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -44,20 +45,20 @@ def test_the_kernel_convolves(
 def test_memory_in_the_other_order_and_no_images() -> None:
     torch.manual_seed(0)
     weight = torch.randn(32, 32, 3, 3)
-    layer = winograd.Winograd(weight, None)
+    layer = winograd.Winograd(weight, None, None)
     x = torch.randn(1, 32, 6, 6)
     assert torch.allclose(layer(x, False), F.conv2d(x, weight, padding=1), atol=1e-3)
     assert layer(x[:0], False).shape == (0, 32, 6, 6)
 
 
 def test_what_is_not_a_number_stays_so() -> None:
-    layer = winograd.Winograd(torch.ones(32, 32, 3, 3), None)
+    layer = winograd.Winograd(torch.ones(32, 32, 3, 3), None, None)
     assert layer(torch.full((1, 32, 4, 4), torch.nan), True).isnan().all()
 
 
 def test_threads_follow_pytorch() -> None:
     torch.manual_seed(0)
-    layer = winograd.Winograd(torch.randn(32, 32, 3, 3), None)
+    layer = winograd.Winograd(torch.randn(32, 32, 3, 3), None, None)
     x = torch.randn(3, 32, 20, 20)
     wanted, threads = layer(x, False), torch.get_num_threads()
     try:
@@ -68,7 +69,33 @@ def test_threads_follow_pytorch() -> None:
         torch.set_num_threads(threads)
 
 
-def test_the_kernel_is_compiled_once_and_then_read_from_the_cache() -> None:
+def test_the_kernel_is_compiled_once_and_then_read_from_the_cache(capsys: pytest.CaptureFixture[str]) -> None:
     winograd.kernel()
+    capsys.readouterr()
     again = winograd._Compiled(winograd.lanes())  # as another process would
-    assert again._function.cache_hits == 1
+    assert [function.cache_hits for function in again._functions] == [1, 1]
+    assert capsys.readouterr().err == ""
+
+
+def test_compiling_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
+    add = numba.njit(lambda a, b: a + b)
+    for called in ((1, 2), (3, 4), (1.5, 2)):
+        with winograd_kernel.announced("compiling"):
+            add(*called)
+    assert capsys.readouterr().err == "maskrcnn: compiling ...\n" * 2  # whole numbers, and then floats
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_weights_come_out_the_same_in_parts_and_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small maps keep all transformed weights, large ones make them for some outputs at a time."""
+    monkeypatch.setattr(winograd, "lanes", lambda: width)
+    monkeypatch.setattr(winograd, "TOGETHER", 32 * 64)
+    monkeypatch.setattr(winograd.kernel(), "rooms", [])  # other tests need larger ones
+    torch.manual_seed(0)
+    weight, scale = torch.randn(96, 32, 3, 3), torch.rand(96) + 0.5
+    layer = winograd.Winograd(weight, scale, None)
+    for side in (winograd.TILE * 7, 8, winograd.TILE * 7):
+        x = torch.randn(1, 32, side, side).contiguous(memory_format=torch.channels_last)
+        wanted = F.conv2d(x.double(), weight.double() * scale[:, None, None, None], padding=1)
+        assert (layer(x, False) - wanted).abs().max() < 5e-5 * wanted.abs().max()
+        assert (layer.kept is None) == (side > 8)

@@ -107,7 +107,8 @@ def _compute(layer: Conv | Linear, x: Tensor) -> Compute:
 
 def _winograd(layer: Conv) -> Compute:
     """Faster than a direct convolution for all shapes tried, from 64 to 512 channels and 14 to 272 pixels."""
-    convolve, relu = winograd.Winograd(*folded(layer)), layer.relu
+    scale, shift = (None, layer.bias) if layer.norm is None else layer.norm.scale_and_shift()
+    convolve, relu = winograd.Winograd(layer.weight, scale, shift), layer.relu
 
     def compute(x: Tensor, plus: Tensor | None) -> Tensor:
         y = convolve(x, relu and plus is None)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,13 @@ import torch
 from torch import Tensor
 
 from .memory import lasting, maps
-from .waiting import waiting
 
 TILE, SPAN, POINTS = 4, 6, 36  # outputs and inputs along a tile's side, products
+TOGETHER = 1 << 16  # pairs of input and output whose weights are transformed together, to 9 MB
+SPARE = 48  # numbers between two points' weights: at distances of some power of 2 all would share one set of the cache
+FEW = 40  # tiles, of which computing takes no more than three times as long as transforming the weights
 NEAR, FAR = 3 / 4, 3 / 2  # the polynomials' points are 0, these with both signs, and infinity; see `spread`
 _NEAR2, _FAR2, _BOTH = NEAR**2, FAR**2, NEAR**2 * FAR**2
-WEIGHTS = (
-    (1 / _BOTH, 0, 0),
-    *((c, c * point, c * point**2)
-      for pair, c in ((NEAR, 1 / (2 * _NEAR2 * (_NEAR2 - _FAR2))), (FAR, 1 / (2 * _FAR2 * (_FAR2 - _NEAR2))))
-      for point in (pair, -pair)),
-    (0, 0, 1),
-)  # fmt: skip
 
 
 def spread(a: Sequence[Any]) -> tuple[Any, ...]:
@@ -54,20 +50,31 @@ def gather(a: Sequence[Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-class Winograd:
-    """One layer's weights (c_out, c_in, 3, 3), transformed, and its bias. Channels are such that they `fit`."""
+def lift(a: Sequence[Any]) -> tuple[Any, ...]:
+    """Three weights along a line to six products' right sides (G, in the paper)."""
+    lifted = [a[0] * (1 / _BOTH)]
+    for near, far in ((_NEAR2, _FAR2), (_FAR2, _NEAR2)):
+        share = 1 / (2 * near * (near - far))
+        even, odd = (a[0] + a[2] * near) * share, a[1] * (share * near**0.5)
+        lifted += [even + odd, even - odd]
+    return (*lifted, a[2])
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        c_out, c_in = weight.shape[:2]
-        g = torch.tensor(WEIGHTS, dtype=torch.float64)
-        width = 2 * kernel().lanes
-        # Panels of as many outputs as one product computes at once, so that they are read in order.
-        self.weight = lasting(POINTS, c_out // width, c_in, width)
-        for panel, some in enumerate(weight.split(width)):
-            points = torch.einsum("ai,ocij,bj->abco", g, some.double(), g)
-            self.weight[:, panel] = points.reshape(POINTS, c_in, width)
-        self.bias = torch.zeros(c_out) if bias is None else bias.detach().clone()
-        self.c_in, self.c_out = c_in, c_out
+
+class Winograd:
+    """One layer's weights (c_out, c_in, 3, 3), a factor for each output, and its bias; channels `fit`.
+
+    The transformed weights are four times the weights, 220 MB for a ResNet-50: they are made at each call, for as
+    many outputs at a time as stay in the cache, and kept only from one call with a small map to the next.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> None:
+        self.c_out, self.c_in = weight.shape[:2]
+        self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        self.scale, self.bias = (
+            torch.full((self.c_out,), default) if given is None else given.detach().clone()
+            for given, default in ((scale, 1.0), (bias, 0.0))
+        )
+        self.kept: Tensor | None = None
 
     def __call__(self, x: Tensor, relu: bool) -> Tensor:
         """(n, c_in, h, w) float32 to (n, c_out, h, w), channels last."""
@@ -79,18 +86,39 @@ class Winograd:
         block = run.rows * (2 if tiles >= 32 * run.rows * threads else 1)
         scratch = torch.empty(threads, POINTS * block * (self.c_in + self.c_out))
         edge = torch.zeros(2, max(self.c_in, self.c_out))  # read for pixels outside, written for those beyond
-        job = np.array(
-            [0, 0, x.data_ptr(), out.data_ptr(), self.weight.data_ptr(), self.bias.data_ptr(), scratch.data_ptr(),
-             edge.data_ptr(), n, h, w, self.c_in, self.c_out, block, relu], np.int64,
-        )  # fmt: skip
-        run.team(run.address, job.ctypes.data, threads, 0)
+        for first, some, weight in self._lifted(tiles):
+            run.convolve(
+                x.data_ptr(), out.data_ptr() + 4 * first, weight.data_ptr(), self.bias.data_ptr() + 4 * first,
+                scratch.data_ptr(), edge.data_ptr(), n, h, w, self.c_in, self.c_out, some, block, relu,
+            )  # fmt: skip
         return out
+
+    def _lifted(self, tiles: int) -> Iterator[tuple[int, int, Tensor]]:
+        """First output, number of outputs, and their transformed weights."""
+        if tiles < FEW:
+            if self.kept is None:
+                self.kept = self._lift(0, self.c_out, lasting(POINTS * (self.c_in * self.c_out + SPARE)))
+            yield 0, self.c_out, self.kept
+            return
+        self.kept, width, rooms = None, 2 * kernel().lanes, kernel().rooms
+        some = TOGETHER // self.c_in // width * width
+        room = rooms.pop() if rooms else maps(1, 1, POINTS, TOGETHER + SPARE)
+        for first in range(0, self.c_out, some):
+            count = min(some, self.c_out - first)
+            yield first, count, self._lift(first, count, room)
+        rooms.append(room)
+
+    def _lift(self, first: int, count: int, room: Tensor) -> Tensor:
+        """Panels of as many outputs as one product computes at once, so that they are read in order."""
+        weight, scale = self.weight[first:], self.scale[first:]
+        kernel().lift(weight.data_ptr(), scale.data_ptr(), room.data_ptr(), self.c_in, count)
+        return room
 
 
 def fit(c_in: int, c_out: int) -> bool:
     """Whether this machine has what the kernel needs, and the channels fill its registers."""
     width = 2 * lanes()
-    return _team() is not None and c_in % lanes() == 0 and c_out % width == 0
+    return _team() is not None and c_in % lanes() == 0 and c_out % width == 0 and c_in * width <= TOGETHER
 
 
 def lanes() -> int:
@@ -114,18 +142,25 @@ def _team() -> Callable[..., None] | None:
 
 
 class _Compiled:
-    """The kernel for one width of registers."""
+    """The kernels for one width of registers."""
 
     def __init__(self, width: int) -> None:
-        from .winograd_kernel import compile_kernel
+        from .winograd_kernel import announced, compile_convolve, compile_lift
 
         self.lanes, self.rows = width, 12 if width == 16 else 6
-        with waiting("the kernels for this CPU are compiled, once"):
-            self._function = compile_kernel(self.lanes, self.rows)
-        self.address = self._function.address
+        with announced("the kernels for this CPU are compiled, once"):
+            self._functions = compile_lift(self.lanes), compile_convolve(self.lanes, self.rows)
+        self.rooms: list[
+            Tensor
+        ] = []  # for transformed weights, one for each thread that has called at the same time
+        self.lift, self.convolve = (partial(self._run, function.address) for function in self._functions)
+
+    def _run(self, address: int, *numbers: int) -> None:
+        """Call a kernel on all threads, with the same job: two counters, then these numbers."""
         team = _team()
         assert team is not None
-        self.team = team
+        job = np.array([0, 0, *numbers], np.int64)
+        team(address, job.ctypes.data, torch.get_num_threads(), 0)
 
 
 @functools.cache

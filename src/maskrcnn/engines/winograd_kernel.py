@@ -6,6 +6,9 @@ written do not overlap; and it has no way to say that a matrix product's sums ar
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -13,12 +16,34 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core.event import Listener, install_listener
 from numba.extending import intrinsic
 
-from .winograd import POINTS, SPAN, TILE, gather, spread
+from .winograd import POINTS, SPAN, SPARE, TILE, gather, lift, spread
 
 INT, COUNTER = types.int64, types.CPointer(types.int64)
-I64, F32 = ir.IntType(64), ir.FloatType()
+I64, F32, F64 = ir.IntType(64), ir.FloatType(), ir.DoubleType()
+TAPS = 9  # weights of a 3x3 convolution for each input and output
+
+
+class _Announcement(Listener):
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def on_start(self, event: Any) -> None:
+        if self.text:
+            print(f"maskrcnn: {self.text} ...", file=sys.stderr, flush=True)
+        self.text = ""
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+@contextmanager
+def announced(text: str) -> Iterator[None]:
+    """One line on stderr when numba begins to compile; none where it reads its cache."""
+    with install_listener("numba:run_pass", _Announcement(text)):
+        yield
 
 
 class Vector:
@@ -42,7 +67,9 @@ class Code:
     """What the vector code here is made of; addresses and steps are in bytes."""
 
     def __init__(self, builder: Any, lanes: int) -> None:
-        self.builder, self.vector = builder, ir.VectorType(F32, lanes)
+        self.builder, self.vector, self.double = (
+            builder, ir.VectorType(F32, lanes), ir.VectorType(F64, lanes)
+        )  # fmt: skip
 
     def at(self, address: Any, step: Any, times: int, kind: Any) -> Any:
         """Pointer to ``address + step * times``."""
@@ -66,6 +93,21 @@ class Code:
         first = self.builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.vector.count), [0] * self.vector.count)
         return self.builder.shuffle_vector(first, empty, zeros)
+
+    def transposed(self, rows: list[Any]) -> list[Any]:
+        """As many registers as each has numbers: the first numbers of all, the second ones, and so on."""
+        count = half = len(rows)
+        while half := half // 2:
+            rows = [self._half(rows[i & ~half], rows[i | half], half, bool(i & half)) for i in range(count)]
+        return rows
+
+    def _half(self, upper: Any, lower: Any, size: int, second: bool) -> Any:
+        """Blocks of ``size`` numbers in turns from two registers, the first or the second one of each pair."""
+        count = self.vector.count
+        picks = [(i & ~size) + size * second + (count if i & size else 0) for i in range(count)]
+        return self.builder.shuffle_vector(
+            upper, lower, ir.Constant(ir.VectorType(ir.IntType(32), count), picks)
+        )
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """a * b + c, rounded once."""
@@ -104,6 +146,48 @@ def _pointer(typing, address):  # type: ignore[no-untyped-def]
         return builder.inttoptr(args[0], I64.as_pointer())
 
     return COUNTER(INT), generate
+
+
+@intrinsic(prefer_literal=True)
+def _transpose(typing, lanes, source, step, target):  # type: ignore[no-untyped-def]
+    """Registers of inputs, one for each output and ``step`` apart, to registers of outputs, side by side."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _, source, step, target = args
+        width = lanes.literal_value
+        code = Code(builder, width)
+        rows = [code.load(source, step, i).value for i in range(width)]
+        for i, row in enumerate(code.transposed(rows)):
+            code.store(row, target, ir.Constant(I64, 4 * width), i)
+        return context.get_dummy_value()
+
+    return types.void(lanes, INT, INT, INT), generate
+
+
+@intrinsic(prefer_literal=True)
+def _lift(typing, lanes, source, source_step, scale, target, step):  # type: ignore[no-untyped-def]
+    """Transform nine registers of weights times their outputs' factors; in float64, rounded once."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _, source, source_step, scale, target, step = args
+        code = Code(builder, lanes.literal_value)
+        zero = ir.Constant(I64, 0)
+
+        def wide(vector: Vector) -> Any:
+            return builder.fpext(vector.value, code.double)
+
+        factor = wide(code.load(scale, zero, 0))
+        taps = [
+            Vector(builder, builder.fmul(wide(code.load(source, source_step, i)), factor))
+            for i in range(TAPS)
+        ]
+        columns = [lift(taps[j::3]) for j in range(3)]
+        for i in range(SPAN):
+            for j, value in enumerate(lift([column[i] for column in columns])):
+                code.store(builder.fptrunc(value.value, code.vector), target, step, SPAN * i + j)
+        return context.get_dummy_value()
+
+    return types.void(lanes, INT, INT, INT, INT, INT), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -205,20 +289,50 @@ def _places(table, base, outside, tile, first, side, size, channels):  # type: i
             table[i * side + j] = base + 4 * ((image * h + y) * w + x) * channels if inside else outside
 
 
-def compile_kernel(lanes: int, rows: int) -> Any:
-    """A C function that every thread of a team calls with the same job, see `Winograd.__call__`.
+def compile_lift(lanes: int) -> Any:
+    """A C function that every thread of a team calls with the same job, see `Winograd._lift`.
 
-    The threads draw blocks of tiles from the job's first counter until there are none left; the second one
-    gives each its own part of the scratch memory.
+    The threads draw panels of ``2 * lanes`` outputs from the job's first counter until there are none left.
+    """
+    width = 2 * lanes
+
+    @numba.cfunc(types.void(COUNTER), cache=True, error_model="numpy")
+    def kernel(pointer):  # type: ignore[no-untyped-def]
+        job = numba.carray(pointer, 7)
+        weight, scale, out, c_in, c_out = job[2], job[3], job[4], job[5], job[6]
+        memory = np.empty(TAPS * lanes * lanes, np.float32)
+        square = memory.ctypes.data
+        while True:
+            panel = _next(pointer) * width  # type: ignore[call-arg]
+            if panel >= c_out:
+                break
+            for half in range(0, width, lanes):
+                first = panel + half
+                for c in range(0, c_in, lanes):
+                    for tap in range(TAPS):
+                        _transpose(lanes, weight + 4 * ((first * TAPS + tap) * c_in + c), 4 * TAPS * c_in,
+                                   square + 4 * tap * lanes * lanes)  # fmt: skip
+                    for k in range(lanes):
+                        _lift(lanes, square + 4 * k * lanes, 4 * lanes * lanes, scale + 4 * first,
+                              out + 4 * (panel * c_in + (c + k) * width + half),
+                              4 * (c_in * c_out + SPARE))  # fmt: skip
+
+    return kernel
+
+
+def compile_convolve(lanes: int, rows: int) -> Any:
+    """As `compile_lift`, see `Winograd.__call__`.
+
+    The threads draw blocks of tiles; the second counter gives each its own part of the scratch memory.
     numba's cache tells kernels apart by the two numbers that it finds in the closure.
     """
 
     @numba.cfunc(types.void(COUNTER), cache=True, error_model="numpy")
     def kernel(pointer):  # type: ignore[no-untyped-def]
-        job = numba.carray(pointer, 15)
+        job = numba.carray(pointer, 16)
         x, out, weight, bias, scratch, zeros = job[2], job[3], job[4], job[5], job[6], job[7]
-        n, size, c_in, c_out, block = job[8], (job[9], job[10]), job[11], job[12], job[13]
-        low = np.float32(0) if job[14] else np.float32(-np.inf)
+        n, size, c_in, c_out, some, block = job[8], (job[9], job[10]), job[11], job[12], job[13], job[14]
+        low = np.float32(0) if job[15] else np.float32(-np.inf)
         beyond = zeros + 4 * max(c_in, c_out)
         tiles = n * ((size[0] + TILE - 1) // TILE) * ((size[1] + TILE - 1) // TILE)
         left = scratch + 4 * POINTS * block * (c_in + c_out) * _next(_shift(pointer, 1))  # type: ignore[call-arg]
@@ -236,14 +350,14 @@ def compile_kernel(lanes: int, rows: int) -> Any:
                 for c in range(0, 4 * c_in, 4 * lanes):
                     _spread(lanes, table, c, left + 4 * t * c_in + c, 4 * block * c_in)
             for point in range(POINTS):
-                for panel in range(0, c_out, 2 * lanes):
+                for panel in range(0, some, 2 * lanes):
                     for t in range(0, filled, rows):
                         _product(lanes, rows, left + 4 * (point * block + t) * c_in, 4 * c_in,
-                                weight + 4 * (point * c_out + panel) * c_in,
-                                sums + 4 * ((point * block + t) * c_out + panel), 4 * c_out, c_in)  # fmt: skip
+                                weight + 4 * (point * (some * c_in + SPARE) + panel * c_in),
+                                sums + 4 * ((point * block + t) * some + panel), 4 * some, c_in)  # fmt: skip
             for t in range(count):
                 _places(table_memory, out, beyond, start + t, 0, TILE, size, c_out)
-                for c in range(0, 4 * c_out, 4 * lanes):
-                    _gather(lanes, sums + 4 * t * c_out + c, 4 * block * c_out, table, c, bias, low)
+                for c in range(0, 4 * some, 4 * lanes):
+                    _gather(lanes, sums + 4 * t * some + c, 4 * block * some, table, c, bias, low)
 
     return kernel
