@@ -16,7 +16,8 @@ from torch import Tensor
 from ..model import MaskRCNN
 from ..model.layers import Conv, Linear, folded
 from ..model.mask_head import MaskHead
-from . import memory, winograd
+from ..ops import memory
+from . import winograd
 
 PART = 8  # masks whose features stay in the cache between two layers; 80 MB of 100 masks do not
 Compute = Callable[[Tensor, Tensor | None], Tensor]  # input, and what is added before the ReLU

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .memory import lasting, maps
+from ..ops.memory import lasting, maps
 
 TILE, SPAN, POINTS = 4, 6, 36  # outputs and inputs along a tile's side, products
 TOGETHER = 1 << 16  # pairs of input and output whose weights are transformed together, to 9 MB
