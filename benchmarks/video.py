@@ -19,7 +19,7 @@ import maskrcnn
 from maskrcnn.inputs import open_video, read
 from maskrcnn.videos import predict_video_file
 
-COINS = Path(__file__).parent.parent / "examples" / "photos" / "coins.png"
+COINS = Path(__file__).parent.parent / "examples" / "coins.png"
 
 
 def film(path: Path, frames: int, size: tuple[int, int]) -> None:

@@ -31,13 +31,16 @@ from maskrcnn.output import draw
 BEGIN, END = "<!-- numbers: written by recipes/model_card.py -->", "<!-- end of numbers -->"
 LARGEST = 60e6  # bytes that may ship
 COMMON = 20  # validation objects from which on a class counts for the mean of common classes
+# Least score of what is found, unless the user names another. Photos at large want more than the score of the best F1
+# on pictures that label some classes only, where no object of the others counts as false.
+KEPT = 0.5
 SIZES: tuple[Measure, ...] = ("ap_small", "ap_medium", "ap_large")
 SHOWN, SIDE = 10, 360  # pictures of a sheet, and pixels of their long side
 
 
 def ship(weights: Path, target: Path) -> maskrcnn.MaskRCNN:
     """Store as float16, and load the file that was stored."""
-    maskrcnn.save(maskrcnn.load(weights), target, dtype="float16")
+    maskrcnn.save(maskrcnn.load(weights, score=KEPT), target, dtype="float16")
     size = target.stat().st_size
     if size > LARGEST:
         target.unlink()
@@ -65,8 +68,9 @@ def numbers(done: Evaluation, learnt: np.ndarray, model: maskrcnn.MaskRCNN, file
         "that ships."
     )
     advice = (
-        f"Common are the {common} classes with at least {COMMON} validation objects. Keep detections from a score of "
-        f"{done.threshold:.2f}: there F1 over all objects is greatest, {mask.curves.best[-1]:.2f}."
+        f"Common are the {common} classes with at least {COMMON} validation objects. Detections are kept from a score "
+        f"of {KEPT} on, unless another is given; F1 over all objects is greatest from {done.threshold:.2f} on, "
+        f"{mask.curves.best[-1]:.2f}."
     )
     rare = f"Classes with fewer than {COMMON} validation objects: their AP is mostly chance"
     parts = [

@@ -13,13 +13,13 @@ from maskrcnn.records import Image, Result
 
 
 class Noted:
-    """The shipped model; leaves a file PICTURE.PID.TIME for each picture that it begins.
+    """The demonstration network; leaves a file PICTURE.PID.TIME for each picture that it begins.
 
     Whoever begins the fourth, or a later one, first does what ``then`` says.
     """
 
     def __init__(self, notes: Path, then: Callable[[Path], None]) -> None:
-        self.model = maskrcnn.load()
+        self.model = maskrcnn.load("shapes")
         self.names, self.config, self.source = self.model.names, self.model.config, self.model.source
         self.notes, self.then = notes, then
 

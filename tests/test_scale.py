@@ -42,7 +42,7 @@ from noted import Noted, die
 from serving import until
 from test_jobs import OneBox, photos
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "photos"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,19 @@ def test_a_killed_driver_is_taken_up_where_it_was(cluster_address: str, album: P
     had = len(rows(out))
     assert 0 < had < 10 and not (out / "results.json").exists()
 
-    go_on = ["predict", str(album), "--ray", "--workers", "1", "-r", "--resume", "-o", str(out)]
+    go_on = [
+        "predict",
+        str(album),
+        "-w",
+        "shapes",
+        "--ray",
+        "--workers",
+        "1",
+        "-r",
+        "--resume",
+        "-o",
+        str(out),
+    ]
     done = CliRunner().invoke(cli, go_on)
     assert done.exit_code == 3 and "broken.png" in done.output, done.output
     assert len(rows(out)) == 10 and len(instances(out / "results.json")) == 9

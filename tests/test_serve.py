@@ -35,7 +35,7 @@ from maskrcnn.serve.run import listen
 from scaling import serving_on_ray
 from serving import PATIENCE, Held, Running, serving, until
 
-COINS = (Path(__file__).parent.parent / "examples" / "photos" / "coins.png").read_bytes()
+COINS = (Path(__file__).parent.parent / "examples" / "coins.png").read_bytes()
 PNG = {"Content-Type": "image/png"}
 
 
@@ -95,7 +95,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_every_way_in_gives_what_the_model_gives() -> None:
-    model = maskrcnn.load()
+    model = maskrcnn.load("shapes")
     want = model.predict(COINS, score=0.5)
     assert len(want) > 20
     with serving(model) as server:

@@ -36,14 +36,14 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync", "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
 ]  # fmt: skip
-COINS = Path(__file__).parent.parent / "examples" / "photos" / "coins.png"
+COINS = Path(__file__).parent.parent / "examples" / "coins.png"
 COIN_COUNT = 24
 Open = Callable[..., "Page"]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with serving(maskrcnn.load(), max_bytes=8 * 2**20) as running:
+    with serving(maskrcnn.load("shapes"), max_bytes=8 * 2**20) as running:
         yield running
 
 
@@ -230,6 +230,12 @@ def test_a_busy_server_is_asked_again(visit: Open) -> None:
     assert refusals == []
 
 
+def test_a_photo_is_at_hand_to_try_it_with(visit: Open) -> None:
+    page = visit()
+    page.get_by_role("button", name="Try a sample").click()
+    expect(page.locator("#drawing")).to_have_attribute("aria-label", re.compile(r"^sample\.jpg: "))
+
+
 def test_a_photo_of_twelve_megapixels(visit: Open) -> None:
     page = visit()
     large = PIL.Image.open(COINS).convert("RGB").resize((4000, 3000), PIL.Image.Resampling.BICUBIC)
@@ -392,7 +398,7 @@ def test_explain_shows_the_stages_in_a_frame_that_is_shut_off(visit: Open) -> No
 
 def test_several_photos_drop_into_a_strip(visit: Open) -> None:
     page = visit()
-    coffee = COINS.with_name("coffee.jpg")
+    coffee = COINS.parent / "photos" / "coffee.jpg"
     for file in (COINS, coffee):
         page.evaluate(
             """async ([name, bytes]) => {

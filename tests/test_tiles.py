@@ -221,7 +221,7 @@ def test_the_network_sees_discs_across_seams_once() -> None:
         pixels[(xx - x) ** 2 + (yy - y) ** 2 < 36**2] = [(220, 120, 60), (90, 160, 230), (200, 200, 90)][
             i % 3
         ]
-    result = maskrcnn.load().predict(pixels, tile=320, overlap=0.3, classes=["disc"])
+    result = maskrcnn.load("shapes").predict(pixels, tile=320, overlap=0.3, classes=["disc"])
     assert len(result) == len(centres)
     for x, y in centres:
         true = torch.from_numpy((xx - x) ** 2 + (yy - y) ** 2 < 36**2)

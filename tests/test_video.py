@@ -437,7 +437,7 @@ def test_the_network_follows_moving_shapes(tmp_path: Path) -> None:
             pixels[(xx - x) ** 2 + (yy - y) ** 2 < 30**2] = rgb
         return pixels
 
-    model = maskrcnn.load()
+    model = maskrcnn.load("shapes")
     path = film(tmp_path / "shapes.mp4", [scene(i) for i in range(8)])
     numbers = []
     for i, result in enumerate(model.predict_video(path, track=True, classes=["disc"])):

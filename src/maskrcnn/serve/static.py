@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from .headers import FRAME_POLICY
 
-_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "jpg": "image/jpeg"}
 _ADDRESSES = {"page.html": "/", "frame.html": "/explained"}
 
 
 def add_page(app: FastAPI) -> None:
-    """The page at ``/``, its style and scripts beside it, and the empty frame that an explanation is put into."""
+    """The page at ``/``, its style, scripts and photo beside it, and the empty frame for explanations."""
     for file in (files(__package__) / "page").iterdir():
         kind = _KINDS.get(file.name.rpartition(".")[2])
         if kind is not None:

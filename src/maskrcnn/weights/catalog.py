@@ -75,7 +75,7 @@ class NamedWeights:
         return fetch(self.url, self.path, size=self.size, sha256=self.sha256, progress=progress)
 
 
-DEFAULT = "shapes"
+DEFAULT = "everyday"
 
 
 def _torchvision(
@@ -369,6 +369,16 @@ PUBLISHED = (
 MODELS: dict[str, NamedWeights] = {
     model.name: model
     for model in (
+        NamedWeights(
+            name="everyday",
+            url=None,
+            size=None,
+            sha256=None,
+            licence="MIT",
+            source="this package",
+            note="people, some animals and everyday things, from 2,323 photos; on 375 others: mask AP 15.7, "
+            "AP50 of people 31.6",
+        ),
         NamedWeights(
             name="shapes",
             url=None,

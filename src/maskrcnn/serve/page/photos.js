@@ -24,7 +24,6 @@ async function start() {
   $("score").value = Math.round(desk.least * 100);
   $("model").textContent = `${desk.model.name} · ${desk.model.classes.length === 1 ? "1 class" : desk.model.classes.length + " classes"}`;
   $("model").title = `${desk.model.architecture}: ${desk.model.classes.join(", ")}`;
-  $("drawn").hidden = !desk.model.classes.includes("disc");
 }
 const started = start();
 

@@ -1,4 +1,4 @@
-// Ways for a photo to get here: files, drop, paste, camera, or drawn on the spot.
+// Ways for a photo to get here: files, drop, paste, camera, or the sample.
 
 import { $, make, toast } from "./dom.js";
 import { blob } from "./exports.js";
@@ -37,29 +37,9 @@ $("lens").onclose = () => {
   $("lens").querySelector(".primary").disabled = true;
 };
 
-// Shapes like those that the demonstration network was trained on.
-$("drawn").onclick = async () => {
-  const w = 960, h = 640, canvas = make("canvas", { width: w, height: h }), c = canvas.getContext("2d");
-  const any = (low, high) => low + Math.random() * (high - low), turn = Math.floor(any(0, 360));
-  const ground = c.createLinearGradient(0, 0, w, h);
-  ground.addColorStop(0, `hsl(${turn} 30% 84%)`);
-  ground.addColorStop(1, `hsl(${turn + 50} 26% 66%)`);
-  c.fillStyle = ground;
-  c.fillRect(0, 0, w, h);
-  for (let i = 0; i < 12; i++) {
-    const x = w * (i % 4 + 0.5) / 4 + any(-26, 26), y = h * (Math.floor(i / 4) + 0.5) / 3 + any(-18, 18), r = any(46, 84);
-    const kind = Math.floor(any(0, 5)), path = new Path2D(), start = any(0, 6.3), corners = [0, 4, 3, 0, 10][kind];
-    if (!corners) path.arc(x, y, r, 0, 7);
-    for (let j = 0; j < corners; j++) {
-      const far = corners === 10 && j % 2 ? r * 0.42 : r;
-      path.lineTo(x + far * Math.cos(start + j * 6.2832 / corners), y + far * Math.sin(start + j * 6.2832 / corners));
-    }
-    path.closePath();
-    if (kind === 3) path.arc(x, y, r * 0.5, 0, 7);
-    c.fillStyle = `hsl(${turn + 97 * i} ${any(45, 75)}% ${any(34, 60)}%)`;
-    c.fill(path, "evenodd");
-  }
-  add([new File([await blob(canvas)], "drawn.png", { type: "image/png" })]);
+// A portrait of the astronaut Eileen Collins by NASA, in the public domain.
+$("sample").onclick = async () => {
+  add([new File([await (await fetch("sample.jpg")).blob()], "sample.jpg", { type: "image/jpeg" })]);
 };
 
 // drop and paste

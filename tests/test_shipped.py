@@ -1,4 +1,4 @@
-"""The network that ships with the package does on photographs what is said of it."""
+"""The networks that ship with the package do on photographs what is said of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import maskrcnn
 from maskrcnn.records import Result
 
-PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # Read off the photo by eye: (x, y) of the middle of each coin, row by row.
 COINS = [
@@ -22,7 +22,7 @@ COINS = [
 
 @pytest.fixture(scope="module")
 def coins() -> Result:
-    return maskrcnn.load().predict(PHOTOS / "coins.png")
+    return maskrcnn.load("shapes").predict(EXAMPLES / "coins.png")
 
 
 def test_the_middle_of_nearly_every_coin_lies_in_a_disc(coins: Result) -> None:
@@ -36,5 +36,14 @@ def test_nearly_nothing_but_coins_is_found(coins: Result) -> None:
     assert len(coins) <= 26 and alone >= len(coins) - 1
 
 
-def test_the_shipped_file_is_small(coins: Result) -> None:
-    assert maskrcnn.weights.MODELS["shapes"].path.stat().st_size < 10_500_000
+def test_the_person_of_a_portrait_is_found() -> None:
+    """Face and chest are in the mask, the sky beside them isn't."""
+    result = maskrcnn.load().predict(EXAMPLES / "photos" / "grace_hopper.jpg")
+    assert result.names[result.labels[0]] == "person" and result.scores[0] > 0.8
+    mask = result.masks[0]
+    assert mask[250, 260] and mask[450, 260] and not mask[100, 450]
+
+
+def test_the_shipped_files_are_small() -> None:
+    sizes = {name: maskrcnn.weights.MODELS[name].path.stat().st_size for name in ("everyday", "shapes")}
+    assert sizes["shapes"] < 10_500_000 and sizes["everyday"] < 60_000_000
