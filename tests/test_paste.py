@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskrcnn.ops.paste import paste_crop, paste_dense, paste_soft
+from maskrcnn.ops.paste import paste_crop, paste_soft
 from maskrcnn.ops.resize import skimage_resize
 
 SIZE = (60, 84)  # of the images that detectron2 and torchvision pasted into
@@ -168,18 +168,3 @@ def test_pixels_of_whole_stretches_are_those_computed_one_by_one(rule, low):
         soft, same = paste_soft(mask, xyxy, (200, 300), rule)
         assert corner == same
         np.testing.assert_array_equal(crop, soft >= 0.5)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_dense_masks_are_the_crops_in_their_places(threads: int) -> None:
-    generator = np.random.default_rng(5)
-    masks = generator.random((7, 28, 28), np.float32)
-    boxes = np.array(
-        [[2, 3, 40, 50], [-9, -9, 20, 9], [90, 70, 130, 99], [0, 0, 100, 80], [200, 5, 240, 9], [5, 5, 5, 9],
-         [30.5, 1.2, 31.1, 70.9]], np.float32,
-    )  # fmt: skip
-    dense = paste_dense(masks, boxes, (80, 100), threads=threads)
-    assert dense.dtype == np.bool_ and dense.flags.writeable
-    for mask, xyxy, ours in zip(masks, boxes, dense, strict=True):
-        assert (ours == embed(paste_crop(mask, xyxy, (80, 100)), (80, 100))).all()
-    assert paste_dense(masks[:0], boxes[:0], (80, 100), threads=threads).shape == (0, 80, 100)

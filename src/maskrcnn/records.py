@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeError
-from .ops.paste import paste_crop, paste_dense
+from .ops.paste import paste_crop
 from .ops.runs import to_crop
 
 if TYPE_CHECKING:
     import pandas
 
 Size = tuple[int, int]
-LARGE = 32 << 20  # bytes of dense masks, above which several threads write them
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,13 +301,7 @@ class Result:
     @property
     def masks(self) -> Tensor:
         """(n, h, w) bool, decoded anew at each access: n times the area of the image in bytes."""
-        if self.runs is None:
-            large = len(self) * self.size[0] * self.size[1] > LARGE
-            threads = torch.get_num_threads() if large else 1
-            return torch.from_numpy(
-                paste_dense(self.roi_masks.numpy(), self.boxes.numpy(), self.size, self.paste, threads)
-            )
-        dense = np.zeros((len(self), *self.size), bool)
+        dense = np.zeros((len(self), *self.size), bool)  # zeroed lazily: only the boxes cost memory bandwidth
         for i in range(len(self)):
             crop, (y, x) = self.crop(i)
             dense[i, y : y + crop.shape[0], x : x + crop.shape[1]] = crop

@@ -12,10 +12,6 @@ skimage     Matterport: integer box, skimage.transform.resize with zeros outside
 
 from __future__ import annotations
 
-import math
-import mmap
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -44,47 +40,10 @@ def paste_crop(
     of detectron2 up to values within float32 rounding of 0.5.
     """
     rows, columns, corner, low, high = _plan(roi_mask, box, size, rule)
-    crop = np.zeros((len(rows[0]), len(columns[0])), np.bool_)
+    crop = np.empty((len(rows[0]), len(columns[0])), np.bool_)
     if crop.size:
-        _paste_hard(roi_mask, *rows, *columns, low, high, np.float32(THRESHOLD), crop, 0, 0)
+        _paste_hard(roi_mask, *rows, *columns, low, high, np.float32(THRESHOLD), crop)
     return crop, corner
-
-
-def paste_dense(
-    roi_masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rule: Rule = "aligned", threads: int = 1
-) -> np.ndarray:
-    """`paste_crop` of each of (n, m, m) masks and (n, 4) boxes, in its place: (n, h, w) bool.
-
-    Most of the time goes into clearing fresh memory where there are pixels, hence the threads.
-    """
-    dense = _zeros((len(roi_masks), *size))
-
-    def paste(start: int) -> None:
-        for i in range(start, len(dense), threads):
-            rows, columns, corner, low, high = _plan(roi_masks[i], boxes[i], size, rule)
-            if len(rows[0]) and len(columns[0]):
-                _paste_hard(
-                    roi_masks[i], *rows, *columns, low, high, np.float32(THRESHOLD), dense[i], *corner
-                )
-
-    if threads == 1:
-        paste(0)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(paste, range(threads)))
-    return dense
-
-
-def _zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """bool, in memory that the system clears page by page as it is written to.
-
-    numpy asks for pages of 2 MB, which touches three times as much memory for 100 masks of 12 megapixels.
-    """
-    memory = mmap.mmap(-1, max(math.prod(shape), 1))
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
-        with suppress(OSError):  # a kernel without large pages
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.bool_, math.prod(shape)).reshape(shape)
 
 
 def paste_soft(
@@ -211,17 +170,13 @@ def _value(upper, lower, at, weight, low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _paste_hard(mask, ys, wy, xs, wx, low, high, threshold, out, y, x):  # type: ignore[no-untyped-def]
-    """Set the pixels from (y, x) on of ``out``, which is zero, where the mask passes the threshold.
-
-    Pixels between the same two columns lie between their values: most stretches of them need no more than these.
-    """
+def _paste_hard(mask, ys, wy, xs, wx, low, high, threshold, out):  # type: ignore[no-untyped-def]
+    """Pixels between the same two columns lie between their values: most stretches of them need no more than these."""
     upper = np.empty(mask.shape[1])
     lower = np.empty(mask.shape[1])
     starts, whole = _stretches(xs, wx)
-    for i in range(len(ys)):
+    for i in range(out.shape[0]):
         _scaled_rows(mask, ys[i], wy[i], upper, lower)
-        row = out[y + i]
         for k in range(len(whole)):
             start, end = starts[k], starts[k + 1]
             left = upper[xs[start, 0]] + lower[xs[start, 0]]
@@ -230,11 +185,12 @@ def _paste_hard(mask, ys, wy, xs, wx, low, high, threshold, out, y, x):  # type:
             if not whole[k]:
                 least, most = min(least, 0.0), max(most, 0.0)
             if min(max(least, low), high) > threshold + MARGIN:
-                row[x + start : x + end] = True
-            elif min(max(most, low), high) >= threshold - MARGIN:
+                out[i, start:end] = True
+            elif min(max(most, low), high) < threshold - MARGIN:
+                out[i, start:end] = False
+            else:
                 for j in range(start, end):
-                    if _value(upper, lower, xs[j], wx[j], low, high) >= threshold:
-                        row[x + j] = True
+                    out[i, j] = _value(upper, lower, xs[j], wx[j], low, high) >= threshold
 
 
 @njit(cache=True, nogil=True)
