@@ -1,8 +1,5 @@
 """Order, rates, layers, heads and averages: the parts of a run."""
 
-import multiprocessing
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,20 +84,6 @@ def test_workers_give_the_batches_that_one_process_gives() -> None:
             assert a.names == b.names
             assert all(np.array_equal(x.pixels, y.pixels) for x, y in zip(a.images, b.images, strict=True))
             assert all(x.masks.equal(y.masks) for x, y in zip(a.targets, b.targets, strict=True))
-
-
-def test_workers_leave_it_to_their_parent_to_answer_a_signal() -> None:
-    """Such as those that a terminal or a queue of jobs sends to all processes of a run."""
-    settings = Training(batch=2, workers=2, augment=Recipe(size=(64, 64)))
-    data = drawn(6)
-    batches = feed(data, order(data, TINY, settings), 3, settings, 0, 1, range(1, 60))
-    next(batches)
-    workers = multiprocessing.active_children()
-    assert len(workers) == 2
-    for worker in workers:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(worker.pid, number)
-    assert len(list(batches)) == 58
 
 
 def test_data_sets_of_different_classes_train_together_and_do_not_label_each_others() -> None:

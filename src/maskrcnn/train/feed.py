@@ -4,7 +4,6 @@ run goes on anywhere without a state of its own."""
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -195,11 +194,6 @@ def _begin(parent: int, worker: int) -> None:
     """Let a worker take one core, and end when its parent is killed: it would wait for ever to hand over its last
     batches."""
     cv2.setNumThreads(1)
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to all processes of a run; it is the parent that answers
-        signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
