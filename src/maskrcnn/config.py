@@ -294,6 +294,11 @@ class Config:
         return len(self.names)
 
     @property
+    def width_per_group(self) -> int:
+        """Channels of each group in the first stage."""
+        return self.group_width or self.width // self.groups
+
+    @property
     def anchors_per_cell(self) -> int:
         """Anchors at one position of one level."""
         return len(self.anchor_sizes[0]) * len(self.anchor_ratios)
@@ -319,7 +324,7 @@ class Config:
                 raise ConfigError(f"dialect: want one of {', '.join(DIALECTS)}, got {base!r}")
             base = DIALECTS[base]
         dialect = dataclasses.replace(base, **{k: v for k, v in options.items() if k in spoken})
-        fields = {k: _tuples(v) for k, v in options.items() if k in own}
+        fields = {k: tuples(v) for k, v in options.items() if k in own}
         return dataclasses.replace(self, **{**fields, "dialect": dialect})
 
     def with_preset(self, name: str) -> Config:
@@ -356,7 +361,7 @@ class Config:
         if "names" not in values:
             raise ConfigError("names: want the class names, got none")
         base = Config(names=tuple(values["names"]), channels=values.get("channels", 3),
-                      mean=_tuples(values.get("mean", Config.mean)))  # fmt: skip
+                      mean=tuples(values.get("mean", Config.mean)))  # fmt: skip
         return base.with_options(**values, **dialect)
 
 
@@ -364,6 +369,6 @@ class Config:
 PRESETS: dict[str, tuple[float, int]] = {"lean": (1.0, 300), "small": (0.75, 300), "tiny": (0.5, 100)}
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """Lists from JSON become the tuples that a frozen value needs."""
-    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+    return tuple(tuples(v) for v in value) if isinstance(value, (list, tuple)) else value

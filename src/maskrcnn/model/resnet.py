@@ -69,7 +69,7 @@ class ResNet(nn.Module):
         self.recompute = False
         self.stem = Conv(config.channels, config.width, 7, 2, norm=True, relu=True)
         c_in = config.width
-        group_width = config.group_width or config.width // config.groups
+        group_width = config.width_per_group
         for stage, count in enumerate(BLOCKS[config.depth]):
             width, mid = config.width * 2**stage, config.groups * group_width * 2**stage
             blocks = []

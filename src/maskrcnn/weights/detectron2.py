@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import DETECTRON2, Config
+from ..config import DETECTRON2, Config, tuples
 from ..errors import WeightsError
 from . import state_dict
 from .state_dict import Conventions
@@ -111,7 +111,7 @@ def read(arrays: Mapping[str, Tensor], content: Any, **options: Any) -> tuple[Co
         for name, value in arrays.items()
     )
     bgr = options.get("input_order", "BGR") != "RGB"
-    std = _buffer(arrays, "pixel_std") or (X101_STD_BGR if grouped else (1.0, 1.0, 1.0))
+    std = _buffer(arrays, "pixel_std") or _usual_std(grouped)
     mean = _buffer(arrays, "pixel_mean") or (MEAN_BGR if bgr else MEAN_BGR[::-1])
     conventions = Conventions(TABLE, KNOWN, bgr=bgr, std=std)
     fields = {"dialect": DETECTRON2, "stride_in_1x1": not grouped, "mean": mean[::-1] if bgr else mean}
@@ -123,27 +123,26 @@ def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     Detectron2 reads ``model``. Under ``maskrcnn`` lie class names and `settings`, which `read` takes.
     """
-    std = X101_STD_BGR if config.groups > 1 else (1.0, 1.0, 1.0)
+    std = _usual_std(config.groups > 1)
     table = TABLE if config.rpn_convs == 1 else tuple(row for row in TABLE if row[2] != "rpn.conv1")
     arrays = state_dict.write(config, state, Conventions(table, "", bgr=True, std=std))
     for name, values in (("pixel_mean", config.mean[::-1]), ("pixel_std", std)):
         arrays[name] = torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
-    told = {"settings": settings(config), "thing_classes": list(config.names)}
+    told = {"settings": settings(config), "thing_classes": config.names}
     return {"model": arrays, "maskrcnn": told}
 
 
 def settings(config: Config) -> dict[str, Any]:
     """What Detectron2 must be told to build what `write` writes, by the keys of its configuration."""
-    std = X101_STD_BGR if config.groups > 1 else (1.0, 1.0, 1.0)
-    plain, pooler = config.depth < 50, POOLERS.get(config.dialect.roi_op, "ROIAlignV2")
+    pooler = POOLERS.get(config.dialect.roi_op, "ROIAlignV2")
     found = {key: getattr(config, name) for key, name in SPOKEN.items()} | {
         "MODEL.PIXEL_MEAN": config.mean[::-1],
-        "MODEL.PIXEL_STD": std,
+        "MODEL.PIXEL_STD": _usual_std(config.groups > 1),
         "MODEL.RESNETS.DEPTH": config.depth,
         "MODEL.RESNETS.NUM_GROUPS": config.groups,
-        "MODEL.RESNETS.WIDTH_PER_GROUP": config.group_width or config.width // config.groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": config.width_per_group,
         "MODEL.RESNETS.STEM_OUT_CHANNELS": config.width,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": config.width * (1 if plain else 4),
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": config.width * (1 if config.depth < 50 else 4),
         "MODEL.FPN.OUT_CHANNELS": config.fpn_channels,
         "MODEL.FPN.NORM": "BN" if config.fpn_norm else "",
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": (config.anchor_ratios,),
@@ -165,7 +164,7 @@ def settings(config: Config) -> dict[str, Any]:
         found[f"MODEL.ROI_{head}_HEAD.POOLER_RESOLUTION"] = side
         found[f"MODEL.ROI_{head}_HEAD.POOLER_TYPE"] = pooler
         found[f"MODEL.ROI_{head}_HEAD.POOLER_SAMPLING_RATIO"] = config.dialect.sampling_ratio
-    return {key: _listed(value) for key, value in found.items()}
+    return found
 
 
 def told(config: Config) -> str:
@@ -185,21 +184,18 @@ def _told(content: Any) -> dict[str, Any]:
         rules = {"anchor_offset": said["MODEL.ANCHOR_GENERATOR.OFFSET"],
                  "sampling_ratio": said["MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"],
                  "roi_op": {v: k for k, v in POOLERS.items()}[said["MODEL.ROI_BOX_HEAD.POOLER_TYPE"]]}  # fmt: skip
-        return {name: _tuples(said[key]) for key, name in SPOKEN.items()} | {
-            "anchor_ratios": tuple(said["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"][0]),
-            "names": tuple(content["maskrcnn"]["thing_classes"]),
+        return {name: tuples(said[key]) for key, name in SPOKEN.items()} | {
+            "anchor_ratios": tuples(said["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"][0]),
+            "names": tuples(content["maskrcnn"]["thing_classes"]),
             "dialect": dataclasses.replace(DETECTRON2, **rules),
         }
     except (KeyError, TypeError, IndexError):
         raise WeightsError("maskrcnn: want the settings that 'maskrcnn convert' writes, got others") from None
 
 
-def _listed(value: Any) -> Any:
-    return [_listed(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+def _usual_std(grouped: bool) -> tuple[float, ...]:
+    """Deviation of the input, blue first: the zoo's ResNeXts have one, its ResNets none."""
+    return X101_STD_BGR if grouped else (1.0, 1.0, 1.0)
 
 
 def _buffer(arrays: Mapping[str, Tensor], name: str) -> tuple[float, ...] | None:

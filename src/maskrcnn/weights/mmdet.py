@@ -145,7 +145,8 @@ def settings(config: Config) -> str:
         "data_preprocessor": {"mean": list(config.mean[:: -1 if bgr else 1]), "std": list(usual["std"]),
                               "bgr_to_rgb": not bgr},
         "backbone": {"depth": config.depth, "style": "caffe" if config.stride_in_1x1 else "pytorch"}
-        | ({"type": "ResNeXt", "groups": config.groups, "base_width": config.group_width} if config.groups > 1 else {}),
+        | ({"type": "ResNeXt", "groups": config.groups, "base_width": config.width_per_group}
+           if config.groups > 1 else {}),
         "neck": norm if config.fpn_norm else {},
         "rpn_head": {"anchor_generator": generator, "num_convs": config.rpn_convs},
         "roi_head": roi_head,

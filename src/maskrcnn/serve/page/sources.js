@@ -3,6 +3,7 @@
 import { $, make, toast } from "./dom.js";
 import { blob } from "./exports.js";
 import { add } from "./photos.js";
+import { call } from "./server.js";
 
 for (const button of document.querySelectorAll("[data-pick]")) button.onclick = () => $("files").click();
 for (const input of [$("files"), $("shot")]) input.onchange = () => { add(input.files); input.value = ""; };
@@ -39,7 +40,11 @@ $("lens").onclose = () => {
 
 // A portrait of the astronaut Eileen Collins by NASA, in the public domain.
 $("sample").onclick = async () => {
-  add([new File([await (await fetch("sample.jpg")).blob()], "sample.jpg", { type: "image/jpeg" })]);
+  try {
+    add([new File([await (await call("sample.jpg")).blob()], "sample.jpg", { type: "image/jpeg" })]);
+  } catch (error) {
+    toast(error.message);
+  }
 };
 
 // drop and paste
