@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskrcnn.engines import winograd, winograd_kernel
+from maskrcnn.engines import winograd
+from maskrcnn.ops.vectors import announced
 
 pytestmark = pytest.mark.skipif(
     not winograd.fit(32, 32), reason="this PyTorch does not run on OpenMP's threads"
@@ -80,7 +81,7 @@ def test_the_kernel_is_compiled_once_and_then_read_from_the_cache(capsys: pytest
 def test_compiling_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     add = numba.njit(lambda a, b: a + b)
     for called in ((1, 2), (3, 4), (1.5, 2)):
-        with winograd_kernel.announced("compiling"):
+        with announced("compiling"):
             add(*called)
     assert capsys.readouterr().err == "maskrcnn: compiling ...\n" * 2  # whole numbers, and then floats
 

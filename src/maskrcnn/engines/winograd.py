@@ -10,17 +10,16 @@ Source: Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks"
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..ops.memory import lasting, maps
+from ..ops.team import lanes, run, team
 
 TILE, SPAN, POINTS = 4, 6, 36  # outputs and inputs along a tile's side, products
 TOGETHER = 1 << 16  # pairs of input and output whose weights are transformed together, to 9 MB
@@ -118,49 +117,22 @@ class Winograd:
 def fit(c_in: int, c_out: int) -> bool:
     """Whether this machine has what the kernel needs, and the channels fill its registers."""
     width = 2 * lanes()
-    return _team() is not None and c_in % lanes() == 0 and c_out % width == 0 and c_in * width <= TOGETHER
-
-
-def lanes() -> int:
-    """float32 numbers in one register."""
-    return 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
-
-
-@functools.cache
-def _team() -> Callable[..., None] | None:
-    """Run a function on the threads that PyTorch's own operators run on; None where they are not OpenMP's.
-
-    A second pool of threads would compete with these, which spin for a while after each operator.
-    """
-    try:
-        team = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):  # Windows and macOS
-        return None
-    team.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    team.restype = None
-    return team
+    return team() is not None and c_in % lanes() == 0 and c_out % width == 0 and c_in * width <= TOGETHER
 
 
 class _Compiled:
     """The kernels for one width of registers."""
 
     def __init__(self, width: int) -> None:
-        from .winograd_kernel import announced, compile_convolve, compile_lift
+        from ..ops.vectors import announced
+        from .winograd_kernel import compile_convolve, compile_lift
 
         self.lanes, self.rows = width, 12 if width == 16 else 6
         with announced("the kernels for this CPU are compiled, once"):
             self._functions = compile_lift(self.lanes), compile_convolve(self.lanes, self.rows)
-        self.rooms: list[
-            Tensor
-        ] = []  # for transformed weights, one for each thread that has called at the same time
-        self.lift, self.convolve = (partial(self._run, function.address) for function in self._functions)
-
-    def _run(self, address: int, *numbers: int) -> None:
-        """Call a kernel on all threads, with the same job: two counters, then these numbers."""
-        team = _team()
-        assert team is not None
-        job = np.array([0, 0, *numbers], np.int64)
-        team(address, job.ctypes.data, torch.get_num_threads(), 0)
+        # for transformed weights, one for each thread that has called at the same time
+        self.rooms: list[Tensor] = []
+        self.lift, self.convolve = (partial(run, function.address) for function in self._functions)
 
 
 @functools.cache
