@@ -6,7 +6,7 @@ from torch import Tensor
 from conftest import DATA
 from maskrcnn.config import Config
 from maskrcnn.model.pooling import pool_rois
-from maskrcnn.ops import memory
+from maskrcnn.ops import memory, roi_kernel, team
 from maskrcnn.ops.roi_align import align_weights, crop_and_resize, roi_align, roi_pool
 
 
@@ -123,11 +123,9 @@ def test_weights_along_each_axis_give_adaptive_roi_align() -> None:
     generator = torch.Generator().manual_seed(0)
     plane = torch.rand(1, 1, 20, 30, generator=generator)
     boxes = torch.tensor([[2.3, 1.7, 25.1, 18.9], [-3.0, -2.0, 4.0, 33.0], [28.5, 3, 36, 3.5], [5, 5, 5, 9]])
-    down, across = (
-        align_weights(boxes[:, a], boxes[:, a + 2], 7, extent) for a, extent in ((1, 20), (0, 30))
-    )
+    rows, columns = align_weights(boxes, (20, 30), 7)
     wanted = roi_align(plane, boxes, torch.zeros(4).long(), 7, 1.0, 0)[:, 0]
-    assert torch.allclose(down @ plane[0, 0] @ across.transpose(1, 2), wanted, atol=1e-6)
+    assert torch.allclose(rows @ plane[0, 0] @ columns.transpose(1, 2), wanted, atol=1e-6)
 
 
 def test_large_pooled_features_are_those_of_the_boxes_in_parts() -> None:
@@ -146,3 +144,58 @@ def test_large_pooled_features_are_those_of_the_boxes_in_parts() -> None:
             for b, i in zip(boxes.split(100), index.split(100), strict=True)
         ]
         assert torch.equal(whole.restore(whole.values), torch.cat([p.restore(p.values) for p in parts]))
+
+
+def strange_boxes(generator: torch.Generator) -> Tensor:
+    """Of all sizes, some outside, flipped, empty and larger than the 256x256 image."""
+    corners = torch.rand(60, 4, generator=generator) * 300 - 20
+    corners[:40, 2:] = corners[:40, :2] + torch.exp(torch.rand(40, 1, generator=generator) * 6)
+    corners[58], corners[59] = torch.tensor([8.0, 8, 8, 8]), torch.tensor([-300.0, -200, 900, 700])
+    return corners
+
+
+RULES = {
+    "fixed": {"roi_op": "align_legacy", "sampling_ratio": 2},
+    "adaptive": {"roi_op": "align", "sampling_ratio": 0},
+    "crop": {"roi_op": "crop_and_resize"},
+}
+
+
+@pytest.mark.skipif(team.team() is None, reason="this PyTorch does not run on OpenMP's threads")
+@pytest.mark.parametrize("channels", [16, 80, 256])
+@pytest.mark.parametrize("rule", RULES)
+def test_the_kernel_sums_as_the_levels_do_one_by_one(
+    rule: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features and their gradients; two images; 80 channels are one register more than whole groups of them."""
+    generator = torch.Generator().manual_seed(0)
+    pyramid = [torch.randn(2, channels, s, s, generator=generator).requires_grad_() for s in (64, 32, 16, 8)]
+    boxes, index = strange_boxes(generator), torch.arange(60) % 2
+    config = Config(names=("thing",)).with_options(**RULES[rule])
+    by = torch.randn(60, channels, 7, 7, generator=generator)
+
+    def pooled() -> tuple[Tensor, ...]:
+        found = pool_rois(pyramid, boxes, index, (256, 256), 7, config)
+        values = found.restore(found.values)
+        return values, *torch.autograd.grad(values, pyramid, by)
+
+    compiled = pooled()
+    monkeypatch.setattr(roi_kernel, "fits", lambda maps, boxes: False)
+    for ours, wanted in zip(compiled, pooled(), strict=True):
+        assert (ours - wanted).abs().max() < 2e-6 * wanted.abs().max()
+
+
+@pytest.mark.skipif(team.team() is None, reason="this PyTorch does not run on OpenMP's threads")
+def test_the_kernel_takes_no_boxes_and_boxes_that_are_not_numbers() -> None:
+    pyramid = [torch.rand(1, 32, s, s) for s in (16, 8, 4, 2)]
+    config = Config(names=("thing",))
+    boxes = torch.tensor([[torch.nan] * 4, [0.0, 0, 9, 9]])
+    values = pool_rois(pyramid, boxes, torch.zeros(2).long(), (64, 64), 7, config).values
+    assert values[0].isnan().all()
+    assert values[1].isfinite().all()
+    assert pool_rois(pyramid, boxes[:0], torch.zeros(0).long(), (64, 64), 7, config).values.shape == (
+        0,
+        32,
+        7,
+        7,
+    )

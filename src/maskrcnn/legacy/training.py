@@ -118,7 +118,7 @@ class TrainingPass(nn.Module):
         pooled = pool_rois(
             pyramid, boxes[positive], image_index[positive], size, config.mask_size // 2, config
         )
-        masks = pooled.restore(network.mask(pooled.values, labels[pooled.order])).sigmoid()
+        masks = pooled.restore(network.mask(pooled.values, pooled.arrange(labels))).sigmoid()
 
         deltas = boxes.new_zeros(*class_ids.shape, 4)
         deltas[class_ids > 0] = torch.cat([t.deltas for t in targets])

@@ -133,7 +133,7 @@ class MaskRCNN(nn.Module):
             config,
             scales,
         )
-        mask_logits = rois.restore(self.mask(rois.values, detections.labels[rois.order]))
+        mask_logits = rois.restore(self.mask(rois.values, rois.arrange(detections.labels)))
         keep(detections=detections, mask_features=rois, mask_logits=mask_logits)
         return detections, mask_logits.sigmoid()
 
@@ -195,7 +195,7 @@ class MaskRCNN(nn.Module):
         deltas = box.deltas[positive, torch.zeros_like(labels) if config.class_agnostic_boxes else labels]
         side = config.mask_size // 2
         pooled = pool_rois(pyramid, rois.boxes[positive], images, batch.size, side, config, scales)
-        masks = pooled.restore(self.mask(pooled.values, labels[pooled.order]))
+        masks = pooled.restore(self.mask(pooled.values, pooled.arrange(labels)))
         at = anchors.image_index, anchors.anchor_index
         return Sampled(
             _full(scores.objectness[at]), anchors.is_object, _full(scores.deltas[at][anchors.is_object]),

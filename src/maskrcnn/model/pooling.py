@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config import Config
 from ..ops import memory
 from ..ops.boxes import area, frame, shrink
-from ..ops.roi_align import crop_and_resize, roi_align, roi_pool
+from ..ops.roi_align import Taps, align_taps, crop_and_resize, crop_taps, roi_align, roi_pool
 from ..records import ImageBatch
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of P2..P5; P6 only proposes
@@ -20,17 +20,21 @@ SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of P2..P5; P6 only proposes
 
 @dataclass(frozen=True, eq=False)
 class RoIFeatures:
-    """Pooled features (n, c, size, size) of RoIs sorted by level, and each one's place in the caller's order.
+    """Pooled features (n, c, size, size) of RoIs, and their order where it is not the caller's but by level.
 
-    Heads run in sorted order, and `restore` puts their small outputs back: cheaper than moving the features.
+    Heads run in that order, and `restore` puts their small outputs back: cheaper than moving the features.
     """
 
     values: Tensor
-    order: Tensor
+    order: Tensor | None
+
+    def arrange(self, rows: Tensor) -> Tensor:
+        """Rows in the caller's order, in that of ``values``."""
+        return rows if self.order is None else rows[self.order]
 
     def restore(self, rows: Tensor) -> Tensor:
         """Rows computed from ``values``, in the caller's order."""
-        return rows[torch.argsort(self.order)]
+        return rows if self.order is None else rows[torch.argsort(self.order)]
 
 
 def pooled_scales(pyramid: Sequence[Tensor], batch: ImageBatch, config: Config) -> tuple[float, ...]:
@@ -81,14 +85,19 @@ def pool_rois(
     dialect = config.dialect
     level = roi_levels(boxes, padded, config, scales)
     boxes = shrink(boxes, float(dialect.last_pixel_in))
+    pyramid = pyramid[: len(scales)]
+    if dialect.roi_op != "pool" and not torch.compiler.is_exporting():
+        from ..ops import roi_kernel  # and with it numba, which takes a while
+
+        if roi_kernel.fits(pyramid, boxes):
+            taps = _taps(pyramid, boxes, level, padded, size, config, scales)
+            return RoIFeatures(roi_kernel.Sum.apply(*taps, level, image_index, *pyramid), None)
     parts, orders = [], []
     for i, scale in enumerate(scales):
         mine = torch.nonzero(level == i).squeeze(1)
         features, rois, images = pyramid[i], boxes.index_select(0, mine), image_index.index_select(0, mine)
         if dialect.roi_op == "crop_and_resize":
-            norm = (frame(padded, rois)[2:] - 1).repeat(2)
-            end = float(dialect.inclusive_ends)
-            part = crop_and_resize(features, shrink(rois, end) / norm, images, size)
+            part = crop_and_resize(features, _unit(rois, padded, config), images, size)
         elif dialect.roi_op == "pool":
             part = roi_pool(features, rois, images, size, scale)
         else:
@@ -97,6 +106,30 @@ def pool_rois(
         parts.append(part)
         orders.append(mine)
     return RoIFeatures(_joined(parts), torch.cat(orders))
+
+
+def _taps(
+    pyramid: Sequence[Tensor],
+    boxes: Tensor,
+    level: Tensor,
+    padded: tuple[int, int],
+    size: int,
+    config: Config,
+    scales: Sequence[float],
+) -> Taps:
+    """Where and how much the dialect's operation reads of each box's own level."""
+    extent = boxes.new_tensor([[m.shape[3], m.shape[2]] for m in pyramid])[level]
+    if config.dialect.roi_op == "crop_and_resize":
+        return crop_taps(_unit(boxes, padded, config), extent, size)
+    scale = boxes.new_tensor(scales)[level, None]
+    aligned = config.dialect.roi_op == "align"
+    return align_taps(boxes, extent, size, scale, config.dialect.sampling_ratio, aligned)
+
+
+def _unit(boxes: Tensor, padded: tuple[int, int], config: Config) -> Tensor:
+    """Boxes as `crop_and_resize` takes them."""
+    norm = (frame(padded, boxes)[2:] - 1).repeat(2)
+    return shrink(boxes, float(config.dialect.inclusive_ends)) / norm
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -279,11 +279,8 @@ def mask_targets(
         if part.numel() == 0:
             continue
         rois = rois - rois.new_tensor([left, top, left, top])
-        down, across = (
-            align_weights(rois[:, axis], rois[:, axis + 2], side, extent)
-            for axis, extent in ((1, part.shape[0]), (0, part.shape[1]))
-        )
-        aligned = down @ part @ across.transpose(1, 2)
+        rows, columns = align_weights(rois, part.shape, side)
+        aligned = rows @ part @ columns.transpose(1, 2)
         targets[mine] = (aligned >= 0.5).to(boxes.dtype)
     return targets
 

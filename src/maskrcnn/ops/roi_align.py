@@ -2,11 +2,13 @@
 
 Each output bin is a weighted sum (RoIAlign, crop_and_resize) or a maximum (RoIPool) of feature pixels, which is
 what ``embedding_bag`` computes: over channels-last maps it reads whole pixels in order, is differentiable to the
-features and, through the weights, to the boxes, and runs on every device. Nothing here is compiled.
+features and, through the weights, to the boxes, and runs on every device. Nothing here is compiled; `roi_kernel` has
+a CPU's kernel for the sums, of the same taps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +22,9 @@ Features = Float[Tensor, "b c h w"]
 Boxes = Float[Tensor, "n 4"]
 Index = Int[Tensor, "n"]
 Pooled = Float[Tensor, "n c p p"]
+Taps = tuple[
+    Tensor, Tensor
+]  # (n, 2, p, t): pixels along x and y that go into each bin, int64, and how much of each
 
 
 def roi_align(
@@ -37,23 +42,12 @@ def roi_align(
         return torch.ops.maskrcnn.roi_align(
             features, boxes, image_index, size, scale, sampling_ratio, aligned
         )
-    low = boxes[:, :2] * scale - (0.5 if aligned else 0.0)
-    sides = (boxes[:, 2:] - boxes[:, :2]) * scale
-    if not aligned:
-        sides = sides.clamp(min=1.0)
-    bins = sides / size
+    extent = frame((features.shape[2], features.shape[3]), boxes)[2:]
     if sampling_ratio > 0:
-        step = torch.arange(size * sampling_ratio, device=boxes.device)
-        bin_, sample = step // sampling_ratio, step % sampling_ratio + 0.5
-        x, y = (
-            _taps(
-                low[:, i, None] + bin_ * bins[:, i, None] + sample * bins[:, i, None] / sampling_ratio, extent
-            )
-            for i, extent in ((0, features.shape[3]), (1, features.shape[2]))
+        return _sum_taps(
+            features, image_index, align_taps(boxes, extent, size, scale, sampling_ratio, aligned)
         )
-        return _sum_grid(features, image_index, y, x, size, 1.0 / sampling_ratio**2)
-
-    counts = torch.ceil(bins.detach()).clamp(min=0).long()
+    low, bins, counts = _bins(boxes, size, scale, 0, aligned)
     shape = (boxes.shape[0], size, size)
     bag, row, col, starts = _ragged(
         counts[:, 1, None, None].expand(shape).reshape(-1), counts[:, 0, None, None].expand(shape).reshape(-1)
@@ -62,30 +56,53 @@ def roi_align(
     per_side = counts[roi]
     at_x = low[roi, 0] + bin_x * bins[roi, 0] + (col + 0.5) * bins[roi, 0] / per_side[:, 0]
     at_y = low[roi, 1] + bin_y * bins[roi, 1] + (row + 0.5) * bins[roi, 1] / per_side[:, 1]
-    (iy, wy), (ix, wx) = _taps(at_y, features.shape[2]), _taps(at_x, features.shape[3])
+    (iy, wy), (ix, wx) = _taps(at_y, extent[1]), _taps(at_x, extent[0])
     pixel = _pixel(features, image_index[roi][:, None, None], iy[:, :, None], ix[:, None, :])
     weight = wy[:, :, None] * wx[:, None, :] / per_side.prod(1)[:, None, None]
     return _bag(features, pixel.reshape(-1), starts * 4, "sum", weight.reshape(-1), size)
 
 
-def align_weights(
-    low: Float[Tensor, "n"], high: Float[Tensor, "n"], size: int, extent: int
-) -> Float[Tensor, "n p e"]:
-    """How much of each pixel along one axis goes into each of ``size`` bins of an interval.
+def align_taps(
+    boxes: Boxes, extent: Tensor, size: int, scale: float | Tensor, sampling_ratio: int, aligned: bool
+) -> Taps:
+    """What `roi_align` sums. Where a box has fewer samples than another, taps without weight fill the rest.
 
-    low, high : ends of each interval, pixels of the map; ``extent`` is how many pixels the axis has
-    RoIAlign (``aligned``, samples by the box) is separable: on a map of one channel it is
-    ``weights_y @ map @ weights_x.T``, which for many samples in each bin is far less work than the samples one by one.
+    extent : (2,) or (n, 2), width and height of the map
+    scale  : of all boxes, or (n, 1)
     """
-    bins = (high - low) / size
-    counts = torch.ceil(bins).clamp(min=0).long()
-    step = torch.arange(int(counts.max()) if len(counts) else 0, device=low.device)
-    place = torch.arange(size, device=low.device)[:, None] + (step + 0.5) / counts.clamp(min=1)[:, None, None]
-    index, weight = _taps(low[:, None, None] - 0.5 + place * bins[:, None, None], extent)
-    used = (step < counts[:, None]) / counts.clamp(min=1)[:, None]
-    weight = weight * used[:, None, :, None]
-    weights = low.new_zeros(len(low), size, extent)
-    return weights.scatter_add_(2, index.flatten(2), weight.flatten(2))
+    low, bins, counts = (a[:, :, None, None] for a in _bins(boxes, size, scale, sampling_ratio, aligned))
+    bin_ = torch.arange(size, device=boxes.device)[:, None]
+    most = sampling_ratio or (int(counts.max()) if len(counts) else 0)
+    sample = torch.arange(most, device=boxes.device)
+    points = low + bin_ * bins + (sample + 0.5) * bins / counts.clamp(min=1)
+    index, weight = _taps(points, extent[..., None, None])
+    share = (sample < counts) / counts.clamp(min=1)
+    return index.flatten(3), (weight * share[..., None]).flatten(3)
+
+
+def _bins(
+    boxes: Boxes, size: int, scale: float | Tensor, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, 2) each, of x and y: where a box begins on its map, the side of its bins, and their samples a side."""
+    low = boxes[:, :2] * scale - (0.5 if aligned else 0.0)
+    sides = (boxes[:, 2:] - boxes[:, :2]) * scale
+    bins = (sides if aligned else sides.clamp(min=1.0)) / size
+    adaptive = torch.ceil(bins.detach()).clamp(min=0).long()
+    return low, bins, torch.full_like(adaptive, sampling_ratio) if sampling_ratio > 0 else adaptive
+
+
+def align_weights(boxes: Boxes, shape: Sequence[int], size: int) -> tuple[Tensor, Tensor]:
+    """How much of each row, (n, p, h), and of each column, (n, p, w), of a map goes into each bin of its boxes.
+
+    RoIAlign (``aligned``, samples by the box) is separable: on a map of one channel it is
+    ``rows @ map @ columns.T``, which for many samples in each bin is far less work than the samples one by one.
+    """
+    index, weight = align_taps(boxes, frame((shape[0], shape[1]), boxes)[2:], size, 1.0, 0, True)
+    columns, rows = (
+        boxes.new_zeros(len(boxes), size, side).scatter_add_(2, index[:, i], weight[:, i])
+        for i, side in enumerate(shape[::-1])
+    )
+    return rows, columns
 
 
 def crop_and_resize(features: Features, boxes: Boxes, image_index: Index, size: int) -> Pooled:
@@ -96,21 +113,32 @@ def crop_and_resize(features: Features, boxes: Boxes, image_index: Index, size: 
              float32 puts the last sample of a box that ends at 1.0 there in one case of seven; hence the
              arithmetic is in float32 and in that order.
     """
-    span = frame((features.shape[2], features.shape[3]), boxes)[2:] - 1
-    if size > 1:
-        step = (boxes[:, 2:] - boxes[:, :2]) * span / (size - 1)
-        places = torch.arange(size, device=boxes.device, dtype=boxes.dtype)
-        points = (boxes[:, :2] * span)[:, :, None] + places * step[:, :, None]
-    else:
-        step = torch.zeros_like(boxes[:, 2:])
-        points = (0.5 * (boxes[:, :2] + boxes[:, 2:]) * span)[:, :, None]
+    extent = frame((features.shape[2], features.shape[3]), boxes)[2:]
     if torch.compiler.is_exporting():  # RoIAlign with one sample a bin, there, and zeros for those outside
+        points, step = _points(boxes, extent, size)
         low = points[:, :, 0] - 0.5 * step + 0.5
         pooled = roi_align(features, torch.cat([low, low + size * step], dim=1), image_index, size, 1.0, 1)
-        inside = ((points >= 0) & (points <= span[:, None])).to(pooled.dtype)
+        inside = ((points >= 0) & (points <= extent[:, None] - 1)).to(pooled.dtype)
         return pooled * inside[:, 1, None, :, None] * inside[:, 0, None, None, :]
-    taps = [_inner_taps(points[:, axis], int(features.shape[3 - axis])) for axis in (0, 1)]
-    return _sum_grid(features, image_index, taps[1], taps[0], size, 1.0)
+    return _sum_taps(features, image_index, crop_taps(boxes, extent, size))
+
+
+def crop_taps(boxes: Boxes, extent: Tensor, size: int) -> Taps:
+    """What `crop_and_resize` sums; ``extent`` as for `align_taps`. A point outside counts as 0."""
+    points, _ = _points(boxes, extent, size)
+    index, weight = _taps(points, extent[..., None])
+    inside = (points >= 0.0) & (points <= extent[..., None] - 1.0)
+    return index, weight * inside[..., None]
+
+
+def _points(boxes: Tensor, extent: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Where `crop_and_resize` samples, (n, 2, size), and the distance of two samples, (n, 2)."""
+    span = extent - 1
+    if size == 1:
+        return (0.5 * (boxes[:, :2] + boxes[:, 2:]) * span)[:, :, None], torch.zeros_like(boxes[:, 2:])
+    step = (boxes[:, 2:] - boxes[:, :2]) * span / (size - 1)
+    places = torch.arange(size, device=boxes.device, dtype=boxes.dtype)
+    return (boxes[:, :2] * span)[:, :, None] + places * step[:, :, None], step
 
 
 @torch.library.custom_op(
@@ -156,43 +184,29 @@ def roi_pool(features: Features, boxes: Boxes, image_index: Index, size: int, sc
     return _bag(features, _pixel(features, image_index[roi], y, x), starts, "max", None, size)
 
 
-def _taps(points: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+def _taps(points: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
     """The two pixels on an axis beside each point, and their weights, as (..., 2) each.
 
     Points up to one pixel outside take the border pixel; farther out they count as 0.
     """
     inside = (points >= -1.0) & (points <= extent)
-    points = points.clamp(min=0.0, max=extent - 1.0)
+    last = extent - 1.0
+    points = points.clamp(min=0.0).minimum(last)
     low = points.detach().floor()
     upper = points - low
-    index = torch.stack([low, (low + 1).clamp(max=extent - 1.0)], dim=-1).long()
+    index = torch.stack([low, (low + 1).minimum(last)], dim=-1).long()
     return index, torch.stack([1.0 - upper, upper], dim=-1) * inside[..., None]
 
 
-def _inner_taps(points: Tensor, extent: int) -> tuple[Tensor, Tensor]:
-    """As `_taps`, but every point outside the centres of the border pixels counts as 0."""
-    inside = (points >= 0.0) & (points <= extent - 1.0)
-    index, weight = _taps(points, extent)
-    return index, weight * inside[..., None]
-
-
-def _sum_grid(
-    features: Tensor,
-    image_index: Tensor,
-    y: tuple[Tensor, Tensor],
-    x: tuple[Tensor, Tensor],
-    size: int,
-    norm: float,
-) -> Tensor:
-    """Weighted sums for separable samples: y and x are indices and weights of shape (n, size * samples, 2)."""
-    n = image_index.shape[0]
-    side = y[0].shape[1] // size * 2  # taps along one side of a bin
-    (iy, wy), (ix, wx) = ((a.reshape(n, size, side), b.reshape(n, size, side)) for a, b in (y, x))
+def _sum_taps(features: Tensor, image_index: Tensor, taps: Taps) -> Tensor:
+    """The sum over all pairs of a bin's taps along x and y."""
+    (ix, iy), (wx, wy) = (part.unbind(1) for part in taps)
+    n, size, count = ix.shape
     pixel = _pixel(
         features, image_index[:, None, None, None, None], iy[:, :, None, :, None], ix[:, None, :, None, :]
     )
-    weight = (wy * norm)[:, :, None, :, None] * wx[:, None, :, None, :]
-    starts = torch.arange(n * size * size, device=pixel.device) * side**2
+    weight = wy[:, :, None, :, None] * wx[:, None, :, None, :]
+    starts = torch.arange(n * size * size, device=pixel.device) * count**2
     return _bag(features, pixel.reshape(-1), starts, "sum", weight.reshape(-1), size)
 
 
