@@ -171,26 +171,60 @@ def _value(upper, lower, at, weight, low, high):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _paste_hard(mask, ys, wy, xs, wx, low, high, threshold, out):  # type: ignore[no-untyped-def]
-    """Pixels between the same two columns lie between their values: most stretches of them need no more than these."""
-    upper = np.empty(mask.shape[1])
-    lower = np.empty(mask.shape[1])
-    starts, whole = _stretches(xs, wx)
-    for i in range(out.shape[0]):
-        _scaled_rows(mask, ys[i], wy[i], upper, lower)
-        for k in range(len(whole)):
-            start, end = starts[k], starts[k + 1]
-            left = upper[xs[start, 0]] + lower[xs[start, 0]]
-            right = upper[xs[start, 1]] + lower[xs[start, 1]]
-            least, most = min(left, right), max(left, right)
-            if not whole[k]:
-                least, most = min(least, 0.0), max(most, 0.0)
-            if min(max(least, low), high) > threshold + MARGIN:
-                out[i, start:end] = True
-            elif min(max(most, low), high) < threshold - MARGIN:
-                out[i, start:end] = False
-            else:
-                for j in range(start, end):
-                    out[i, j] = _value(upper, lower, xs[j], wx[j], low, high) >= threshold
+    """Pixels between the same two rows and columns lie between their four values: most need no more than these."""
+    upper, lower = np.empty(mask.shape[1]), np.empty(mask.shape[1])
+    bands, full_rows = _stretches(ys, wy)
+    stretches, full_columns = _stretches(xs, wx)
+    unsure = np.empty(len(full_columns), np.int64)
+    for b in range(len(full_rows)):
+        first, top, bottom = bands[b], ys[bands[b], 0], ys[bands[b], 1]
+        count = 0
+        for k in range(len(full_columns)):
+            start, end = stretches[k], stretches[k + 1]
+            left, right = xs[start]
+            full = full_rows[b] and full_columns[k]
+            side = _side(
+                mask[top, left],
+                mask[top, right],
+                mask[bottom, left],
+                mask[bottom, right],
+                full,
+                low,
+                high,
+                threshold,
+            )
+            out[first, start:end] = side > 0
+            if side == 0:
+                unsure[count] = k
+                count += 1
+        for i in range(first + 1, bands[b + 1]):
+            out[i] = out[first]
+        if count:
+            for i in range(first, bands[b + 1]):
+                _scaled_rows(mask, ys[i], wy[i], upper, lower)
+                for k in unsure[:count]:
+                    left = upper[xs[stretches[k], 0]] + lower[xs[stretches[k], 0]]
+                    right = upper[xs[stretches[k], 1]] + lower[xs[stretches[k], 1]]
+                    for j in range(stretches[k], stretches[k + 1]):
+                        value = min(max(left * wx[j, 0] + right * wx[j, 1], low), high) - threshold
+                        if abs(value) > MARGIN:
+                            out[i, j] = value > 0
+                        else:
+                            out[i, j] = _value(upper, lower, xs[j], wx[j], low, high) >= threshold
+
+
+@njit(cache=True, nogil=True)
+def _side(a, b, c, d, full, low, high, threshold):  # type: ignore[no-untyped-def]
+    """Whether all between four values lies above the threshold (1), below it (-1), or may lie on both sides (0).
+
+    Weights that are not ``full``, but sum to less than 1, let values be as near to 0 as they like.
+    """
+    least, most = min(min(a, b), min(c, d)), max(max(a, b), max(c, d))
+    if not full:
+        least, most = min(least, np.float32(0)), max(most, np.float32(0))
+    if min(max(least, low), high) > threshold + MARGIN:
+        return 1
+    return -1 if min(max(most, low), high) < threshold - MARGIN else 0
 
 
 @njit(cache=True, nogil=True)

@@ -47,9 +47,10 @@ class Sum(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         index, weight, level, image = ctx.saved_tensors
-        grads = [torch.zeros(b, h, w, c) for b, c, h, w in ctx.shapes]
-        _run(True, grads, index, weight, level, image, grad.contiguous(memory_format=torch.channels_last))
-        return None, None, None, None, *[g.permute(0, 3, 1, 2) for g in grads]
+        grads = [memory.maps(*shape, zero=True) for shape in ctx.shapes]
+        rows = [g.permute(0, 2, 3, 1) for g in grads]
+        _run(True, rows, index, weight, level, image, grad.contiguous(memory_format=torch.channels_last))
+        return None, None, None, None, *grads
 
 
 def fits(maps: Sequence[Tensor], boxes: Tensor) -> bool:
