@@ -49,6 +49,11 @@ def test_help_and_version_do_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
+def test_loading_is_imported_without_a_compiler() -> None:
+    code = "import sys; import maskrcnn; maskrcnn.load; sys.exit('numba' in sys.modules or not 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_prediction_imports_neither_pytorchs_compiler_nor_what_downloads() -> None:
     """Each is a good part of the time that `maskrcnn predict` takes to start."""
     code = (

@@ -8,6 +8,7 @@ result.save("out.png")
 
 from __future__ import annotations
 
+import gc
 import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,14 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'maskrcnn' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    # Python would look for garbage several times among the half a million objects that torch makes, for 0.2 s.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

@@ -6,8 +6,6 @@ give the same list. What is not of torch is an operator, so that torch.export ke
 
 from __future__ import annotations
 
-import numba
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -92,9 +90,11 @@ def _nms_sorted(
     boxes: Tensor, images: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int
 ) -> Tensor:
     """Positions kept of boxes (n, 4) that are already sorted, by image and then by score; ``limit`` < 0 for all."""
+    from .loops import greedy
+
     limit = boxes.shape[0] if limit < 0 else limit
     if not shift_up_to and boxes.device.type == "cpu":
-        return torch.from_numpy(_greedy(boxes.numpy(), images.numpy(), groups.numpy(), threshold, limit))
+        return torch.from_numpy(greedy(boxes.numpy(), images.numpy(), groups.numpy(), threshold, limit))
     kept, start = [torch.zeros_like(images[:0])], 0
     for n in torch.unique_consecutive(images, return_counts=True)[1].tolist():
         rows = slice(start, start + n)
@@ -103,7 +103,7 @@ def _nms_sorted(
             mine, kinds = apart(mine, kinds), torch.zeros_like(kinds)
         if boxes.device.type == "cpu":
             found = torch.from_numpy(
-                _greedy(mine.numpy(), images[rows].numpy(), kinds.numpy(), threshold, limit)
+                greedy(mine.numpy(), images[rows].numpy(), kinds.numpy(), threshold, limit)
             )
         else:
             found = _blockwise(mine, kinds, threshold, limit)
@@ -121,40 +121,6 @@ def _(
 ) -> Tensor:
     kept = torch.library.get_ctx().new_dynamic_size(max=2**31)  # products of it stay within int64
     return groups.new_empty(kept)
-
-
-@numba.njit(cache=True, nogil=True)
-def _greedy(
-    boxes: np.ndarray, images: np.ndarray, groups: np.ndarray, threshold: float, limit: int
-) -> np.ndarray:
-    kept = np.empty(boxes.shape[0], np.int64)
-    areas = np.empty(boxes.shape[0], np.float32)
-    first = count = 0  # those kept of the current image
-    for i in range(boxes.shape[0]):
-        if i > 0 and images[i] != images[i - 1]:
-            first = count
-        if count - first == limit:
-            continue
-        x1, y1, x2, y2 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
-        size = (x2 - x1) * (y2 - y1)
-        alive = True
-        for k in range(first, count):
-            j = kept[k]
-            if groups[j] != groups[i]:
-                continue
-            w = min(x2, boxes[j, 2]) - max(x1, boxes[j, 0])
-            h = min(y2, boxes[j, 3]) - max(y1, boxes[j, 1])
-            if w <= 0 or h <= 0:
-                continue
-            both = w * h
-            if both / (size + areas[k] - both) > threshold:
-                alive = False
-                break
-        if alive:
-            kept[count] = i
-            areas[count] = size
-            count += 1
-    return kept[:count].copy()
 
 
 def _blockwise(boxes: Tensor, groups: Tensor, threshold: float, limit: int, block: int = 1024) -> Tensor:

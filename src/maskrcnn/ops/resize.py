@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .paste import zoom_taps
 
@@ -19,22 +18,11 @@ def skimage_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Source: skimage.transform.resize(order=1, mode="constant", cval=0, clip=True, preserve_range=True,
     anti_aliasing=False), which is scipy.ndimage.zoom with mode="grid-constant" and grid_mode=True.
     """
+    from . import loops
+
     layers = np.ascontiguousarray(image if image.ndim == 3 else image[..., None])
     out = np.empty((*size, layers.shape[2]))
     rows = zoom_taps(layers.shape[0], size[0], 0, size[0])
     columns = zoom_taps(layers.shape[1], size[1], 0, size[1])
-    _zoom(layers, *rows, *columns, float(layers.min()), float(layers.max()), out)
+    loops.zoom(layers, *rows, *columns, float(layers.min()), float(layers.max()), out)
     return out if image.ndim == 3 else out[..., 0]
-
-
-@njit(cache=True, nogil=True)
-def _zoom(image, ys, wy, xs, wx, low, high, out):  # type: ignore[no-untyped-def]
-    for i in range(out.shape[0]):
-        upper, lower = image[ys[i, 0]], image[ys[i, 1]]
-        a, b = wy[i, 0], wy[i, 1]
-        for j in range(out.shape[1]):
-            left, right, c, d = xs[j, 0], xs[j, 1], wx[j, 0], wx[j, 1]
-            for k in range(out.shape[2]):  # the order of products and sums is scipy's
-                value = upper[left, k] * a * c + upper[right, k] * a * d
-                value = value + lower[left, k] * b * c + lower[right, k] * b * d
-                out[i, j, k] = min(max(value, low), high)
