@@ -63,7 +63,7 @@ class Winograd:
     """One layer's weights (c_out, c_in, 3, 3), a factor for each output, and its bias; channels `fit`.
 
     The transformed weights are four times the weights, 220 MB for a ResNet-50: they are made at each call, for as
-    many outputs at a time as stay in the cache, and kept only from one call with a small map to the next.
+    many outputs at a time as stay in the cache, and kept only for layers that see small maps.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> None:
@@ -99,7 +99,7 @@ class Winograd:
                 self.kept = self._lift(0, self.c_out, lasting(POINTS * (self.c_in * self.c_out + SPARE)))
             yield 0, self.c_out, self.kept
             return
-        self.kept, width, rooms = None, 2 * kernel().lanes, kernel().rooms
+        width, rooms = 2 * kernel().lanes, kernel().rooms
         some = TOGETHER // self.c_in // width * width
         room = rooms.pop() if rooms else maps(1, 1, POINTS, TOGETHER + SPARE)
         for first in range(0, self.c_out, some):
