@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..ops import memory
 from ..ops.boxes import area, frame, shrink
 from ..ops.roi_align import Taps, align_taps, crop_and_resize, crop_taps, roi_align, roi_pool
 from ..records import ImageBatch
@@ -105,7 +104,7 @@ def pool_rois(
             part = roi_align(features, rois, images, size, scale, dialect.sampling_ratio, aligned)
         parts.append(part)
         orders.append(mine)
-    return RoIFeatures(_joined(parts), torch.cat(orders))
+    return RoIFeatures(torch.cat(parts), torch.cat(orders))
 
 
 def _taps(
@@ -130,13 +129,3 @@ def _unit(boxes: Tensor, padded: tuple[int, int], config: Config) -> Tensor:
     """Boxes as `crop_and_resize` takes them."""
     norm = (frame(padded, boxes)[2:] - 1).repeat(2)
     return shrink(boxes, float(config.dialect.inclusive_ends)) / norm
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """One after the other. On the CPU large ones go to pages of 2 MB: copying takes less time than page faults."""
-    first = parts[0]
-    plain = first.device.type == "cpu" and first.dtype == torch.float32 and not torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or not plain or 4 * sum(map(torch.numel, parts)) <= memory.LARGE:
-        return torch.cat(parts)
-    out = memory.maps(sum(map(len, parts)), *first.shape[1:])
-    return torch.cat(parts, out=out)
