@@ -9,7 +9,9 @@ and pickles of a model take the kernels along without these weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from ..model.mask_head import MaskHead
 from ..ops import memory
 from . import winograd
 
+SEEN = 32  # numbers of each tensor that are looked at before each use
 PART = 8  # masks whose features stay in the cache between two layers; 80 MB of 100 masks do not
 Compute = Callable[[Tensor, Tensor | None], Tensor]  # input, and what is added before the ReLU
 
@@ -42,21 +45,40 @@ def detach(model: MaskRCNN) -> None:
             layer.part = None
 
 
+class _Made(NamedTuple):
+    """What a kernel was made from, and the kernel."""
+
+    state: tuple[object, ...]
+    some: list[np.ndarray]  # views of the weights
+    seen: list[bytes]  # what was there
+    compute: Compute
+
+
 class Kernel:
-    """One layer's weights in the form that computes fastest, and the state of the layer they were made from."""
+    """One layer's weights in the form that computes fastest, and the state of the layer they were made from.
+
+    PyTorch counts changes of a tensor, but not those by fused optimizers and through ``.data``: hence the look at some
+    numbers all over each.
+    """
 
     def __init__(self) -> None:
-        self._made: tuple[tuple[object, ...], Compute] | None = None
+        self._made: _Made | None = None
 
     def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> Tensor | None:
         """The layer's output, or None where the layer has to compute itself. May overwrite ``plus``."""
-        stamp = _stamp(layer, x) if _applies(layer, x) else None
-        if stamp is None:
+        if not _applies(layer, x):
             self._made = None  # a model in training need not hold its weights twice
             return None
-        if self._made is None or self._made[0] != stamp:
-            self._made = stamp, _compute(layer, x)
-        return self._made[1](x, plus)
+        tensors = _tensors(layer)
+        state = (*((t.data_ptr(), t._version) for t in tensors), layer.relu, x.ndim)
+        made = self._made
+        if made is None or made.state != state or made.seen != _read(made.some):
+            self._made = None
+            if any(t.is_inference() or not _dense(t) for t in tensors):  # whose changes cannot be known
+                return None
+            some = [_some(t) for t in tensors]
+            made = self._made = _Made(state, some, _read(some), _compute(layer, x))
+        return made.compute(x, plus)
 
     def __getstate__(self) -> dict[str, None]:
         return {"_made": None}  # oneDNN's tensors can neither be copied nor pickled, and are soon made again
@@ -76,25 +98,25 @@ def _applies(layer: Conv | Linear, x: Tensor) -> bool:
     )
 
 
-def _stamp(layer: Conv | Linear, x: Tensor) -> tuple[object, ...] | None:
-    """Changes whenever the layer's weights do; None for weights of which this cannot be known.
-
-    PyTorch counts changes of a tensor, but not those by fused optimizers and through ``.data``; hence the sample.
-    """
-    tensors = [*layer.parameters(), *layer.buffers()]
-    if any(t.is_inference() or not _dense(t) for t in tensors):
-        return None
-    return (*((t.data_ptr(), t._version, _sample(t)) for t in tensors), layer.relu, x.ndim)
+def _tensors(layer: Conv | Linear) -> list[Tensor]:
+    modules = (layer,) if layer.norm is None else (layer, layer.norm)
+    each = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    return [t for t in each if t is not None]
 
 
 def _dense(t: Tensor) -> bool:
     return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))
 
 
-def _sample(t: Tensor) -> float:
-    """The sum of some hundred numbers all over a tensor."""
-    step = max(t.numel() // 256, 1)
-    return float(t.detach().as_strided((t.numel() // step,), (step,)).sum())
+def _some(t: Tensor) -> np.ndarray:
+    """A view of some numbers all over a tensor."""
+    count = min(t.numel(), SEEN)
+    view: np.ndarray = t.detach().as_strided((count,), (t.numel() // max(count, 1),)).numpy()
+    return view
+
+
+def _read(views: list[np.ndarray]) -> list[bytes]:
+    return [view.tobytes() for view in views]
 
 
 def _compute(layer: Conv | Linear, x: Tensor) -> Compute:
