@@ -1,7 +1,12 @@
 """The train command: from random weights, resumed, and onto another class list."""
 
 import json
+import os
 import runpy
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +22,7 @@ from maskrcnn.cli import app
 from maskrcnn.config import Config
 from maskrcnn.data import open_dataset, write_dataset
 from maskrcnn.model.resnet import ResNet
+from maskrcnn.train.checkpoint import latest
 from test_weights_backbone import torchvision_name
 from training_script import TINY, drawn, tiny
 
@@ -65,6 +71,57 @@ def test_random_weights_are_trained_as_a_recipe_says_and_the_run_goes_on(tmp_pat
     assert done.exit_code == 0, done.output
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["00000004"]
     assert len((out / "validation.csv").read_text().splitlines()) == 3
+
+
+SIGNALLED = """
+import multiprocessing, os, signal, sys
+
+def arrive():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+
+os.register_at_fork(after_in_child=arrive)  # no moment is earlier
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever it was where the tests were started
+multiprocessing.set_start_method(sys.argv.pop(1))
+from maskrcnn.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows has no signals to groups of processes")
+@pytest.mark.parametrize(("number", "start"), [(signal.SIGINT, "fork"), (signal.SIGTERM, "spawn")])
+def test_a_signal_to_all_processes_of_a_run_stops_it_in_few_words_and_it_goes_on(
+    tmp_path: Path, number: signal.Signals, start: str
+) -> None:
+    """As a terminal and a queue of jobs send it. Processes that are forked get both signals as they begin, too."""
+    maskrcnn.save(tiny(), tmp_path / "tiny.safetensors")
+    data, out, stderr = on_disk(tmp_path), tmp_path / "run", tmp_path / "stderr"
+    log = out / "log.csv"
+    options = ["--weights", tmp_path / "tiny.safetensors", "--epochs", 10**6, "--batch", 2, "--device", "cpu",
+               "--set", "workers=2", "--set", "keep_every=1", "--out", out]  # fmt: skip
+    command = [sys.executable, "-c", SIGNALLED, start, "train", data, *options]
+    source = str(Path(__file__).parent.parent / "src")
+    with stderr.open("w") as said:
+        process = subprocess.Popen(
+            [str(part) for part in command], env=os.environ | {"PYTHONPATH": source, "COLUMNS": "200"},
+            stdout=said, stderr=said, start_new_session=True,
+        )  # fmt: skip
+        try:
+            for _ in range(6000):  # by naps, not by the clock, on a machine that stands still now and then
+                if process.poll() is not None or (log.exists() and len(log.read_text().splitlines()) > 3):
+                    break
+                time.sleep(0.05)
+            assert process.poll() is None, stderr.read_text()
+            os.killpg(process.pid, number)
+            assert process.wait(timeout=300) == 130, stderr.read_text()
+        finally:
+            process.kill()
+    words = stderr.read_text()
+    assert "Traceback" not in words, words
+    kept = int(latest(out).name)
+    assert kept >= 2 and f"--resume {out} goes on after step {kept}\ninterrupted\n" in words
+    done = run("train", data, "--resume", out, "--epochs", (kept + 1) / 2, *FAST)  # 2 steps each
+    assert done.exit_code == 0 and int(latest(out).name) == kept + 1
 
 
 def test_fine_tuning_says_which_classes_are_kept(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ run goes on anywhere without a state of its own."""
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +26,7 @@ from ..records import Image, Target
 from .settings import Training
 
 TRIES = 3  # pictures that are drawn in place of one that cannot be read, before training ends
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Batch:
@@ -179,21 +182,40 @@ def feed(
         collate_fn=_as_it_is,
         worker_init_fn=partial(_begin, os.getpid()),
     )
-    # OpenCV's threads end before the workers are forked: a worker would inherit them dead, and wait for them for ever.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    prepared = iter(loader)
-    cv2.setNumThreads(threads)
+    with _beginning():
+        prepared = iter(loader)
     for batches in prepared:
         if isinstance(batches, MaskRCNNError):
             raise batches
         yield batches
 
 
-def _begin(parent: int, worker: int) -> None:
-    """Let a worker take one core, and end when its parent is killed: it would wait for ever to hand over its last
-    batches."""
+@contextmanager
+def _beginning() -> Iterator[None]:
+    """The state of this process that workers may begin in.
+
+    OpenCV's threads end before: a worker would inherit them dead, and wait for them for ever. Signals wait until a
+    worker ignores them.
+    """
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    if masks:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        cv2.setNumThreads(threads)
+
+
+def _begin(parent: int, worker: int) -> None:
+    """Let a worker take one core, leave it to its parent to answer what is sent to all processes of a run, and end
+    when its parent is killed: it would wait for ever to hand over its last batches."""
+    cv2.setNumThreads(1)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -101,6 +101,9 @@ def train(
         watch.begin(whole.plan(repairs(findings.findings), unvalidated))
         try:
             return whole.go()
+        except KeyboardInterrupt:
+            watch.stopped(run, int(checkpoint.latest(run).name))
+            raise
         except (RuntimeError, MemoryError) as error:
             explained = out_of_memory(error, settings, str(fabric.device))
             if explained is None:

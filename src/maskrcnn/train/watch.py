@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,11 @@ class Watch:
         elif not self.console.is_terminal and time.monotonic() - self.last >= PLAIN_EVERY:
             self.last = time.monotonic()
             self.console.print(f"step {report.step} of {report.steps}: {said.rstrip(',')}", soft_wrap=True)
+
+    def stopped(self, run: Path, kept: int) -> None:
+        """Say how to go on with a run that was stopped, whose last checkpoint is of step ``kept``."""
+        self.bar.stop()
+        self.console.print(f"stopped; --resume {escape(str(run))} goes on after step {kept}", soft_wrap=True)
 
     def validating(self, step: Step) -> None:
         """Show how far a validation is."""
