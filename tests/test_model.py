@@ -224,7 +224,7 @@ def test_images_of_one_batch_have_one_padded_size() -> None:
 
 # Which rooms a room may import, at the top of its files. Result's methods go the other way, when called.
 ROOMS = [
-    {"errors"},
+    {"errors", "words"},
     {"ops"},
     {"config", "records", "files"},
     {"inputs", "track"},

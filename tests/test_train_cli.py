@@ -132,6 +132,7 @@ def test_fine_tuning_says_which_classes_are_kept(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "random new" in said and "kept from box Box" in said
+    assert ", 2 classes, 3 channels, from " in said
     assert "4 pictures with 4 objects of 2 classes; 2 steps of 2 pictures; an epoch has 2" in said
     assert "million learn (layers heads, norms frozen) on cpu" in said
     assert "no validation: " in said and "step 1 of 2: loss" in said

@@ -10,12 +10,13 @@ import torch
 from maskrcnn.data import Samples
 from maskrcnn.data.augment import Recipe
 from maskrcnn.errors import ConfigError
+from maskrcnn.model import MaskRCNN
 from maskrcnn.model.layers import BatchNorm
 from maskrcnn.records import Image
 from maskrcnn.train import Training, origins, with_names
 from maskrcnn.train.feed import Order, feed, order, repeat_factors
 from maskrcnn.train.optimize import Average, choose_layers, optimizer, rate
-from maskrcnn.train.plan import out_of_memory
+from maskrcnn.train.plan import Plan, out_of_memory
 from maskrcnn.train.together import together, with_absent
 from training_script import TINY, drawn, tiny
 
@@ -229,6 +230,17 @@ def test_settings_that_cannot_work_are_refused(options: dict[str, object], said:
 def test_the_shipped_recipe_is_valid() -> None:
     recipe = Path(__file__).parent.parent / "recipes/everyday.json"
     assert Training.load(recipe).sampling.exclusive
+
+
+def test_a_plan_of_one_of_each_counts_in_the_singular() -> None:
+    model = MaskRCNN(replace(TINY, names=("nut",), channels=1, mean=(0.0,)))
+    plan = Plan(
+        model.extra_repr(), "cpu", 1, 1, 1, 1, 1, {}, 1, (), 0, 1, 1, 1, 1, Training(batch=1), Path("run")
+    )
+    said = "\n".join(plan.lines())
+    assert "ResNet-18-FPN, 1 class, 1 channel, from" in said
+    assert "1 picture with 1 object of 1 class; 1 step of 1 picture; an epoch has 1" in said
+    assert "validation on 1 picture every 1 step" in said
 
 
 @pytest.mark.parametrize(

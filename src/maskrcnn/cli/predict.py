@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import ConfigError, ImageError
+from ..words import many
 from .cluster import Address, Column, Ray, Shard, WorkerCpus, WorkerGpus, Workers, fleet_of
 from .common import (
     SOME_FAILED,
@@ -223,8 +224,8 @@ def _class(text: str, names: tuple[str, ...]) -> str | int:
 
 def _tell(report: Report) -> None:
     """What was done, and where it is."""
-    pictures = f"{report.done} picture{'s' * (report.done != 1)}"
-    found = f"{report.instances} instance{'s' * (report.instances != 1)}"
+    pictures = many(report.done, "picture")
+    found = many(report.instances, "instance")
     earlier = f", {report.skipped} done before" if report.skipped else ""
     beside = report.json is not None and Path(report.json).name != "results.json"
     where = escape(str(report.json if beside else report.out))
@@ -235,8 +236,8 @@ def _tell(report: Report) -> None:
 
 
 def _tell_of_video(report: VideoReport) -> None:
-    frames = f"{report.frames} frame{'s' * (report.frames != 1)}"
-    found = f"{report.instances} instance{'s' * (report.instances != 1)}"
+    frames = many(report.frames, "frame")
+    found = many(report.instances, "instance")
     lost = f", {report.lost} lost" if report.lost else ""
     where = escape(" and ".join(map(str, report.files)))
     speed = report.frames / report.seconds

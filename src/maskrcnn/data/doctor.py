@@ -10,6 +10,7 @@ import numpy as np
 
 from ..config import Config
 from ..errors import DataError
+from ..words import many
 from .anchor_fit import AnchorFit, fit_anchors
 from .check import Picture, check
 from .dataset import Dataset, Samples
@@ -75,11 +76,11 @@ class Report:
         of = f" ({self.dataset.format})" if self.dataset.format else ""
         partial = sum(s.labelled is not None and len(s.labelled) < len(names) for s in self.dataset.samples)
         lines = [
-            f"{_many(len(sizes), 'image')}, {_many(sum(self.instances), 'instance')} of "
-            f"{_many(len(names), 'class', 'es')}{of}"
-            + (f", {_many(self.crowds, 'crowd')}" if self.crowds else "")
-            + (f", {_many(self.empty, 'image')} without instances" if self.empty else "")
-            + (f", {_many(partial, 'image')} labelled in some classes only" if partial else "")
+            f"{many(len(sizes), 'image')}, {many(sum(self.instances), 'instance')} of "
+            f"{many(len(names), 'class', 'es')}{of}"
+            + (f", {many(self.crowds, 'crowd')}" if self.crowds else "")
+            + (f", {many(self.empty, 'image')} without instances" if self.empty else "")
+            + (f", {many(partial, 'image')} labelled in some classes only" if partial else "")
         ]
         if len(sizes):
             (h1, w1), (h, w), (h2, w2) = sizes.min(0), np.median(sizes, axis=0).astype(int), sizes.max(0)
@@ -119,7 +120,7 @@ def class_lines(report: Report, most: int = 30) -> list[str]:
     width = max([len(report.dataset.names[i]) for i in order[:most]], default=0)
     top = max(max(report.instances, default=0), 1)
     rows = [
-        f"  {report.dataset.names[i]:{width}} {report.instances[i]:7d} in {_many(report.images[i], 'image')} "
+        f"  {report.dataset.names[i]:{width}} {report.instances[i]:7d} in {many(report.images[i], 'image')} "
         + "▇" * round(24 * report.instances[i] / top)
         for i in order[:most]
     ]  # fmt: skip
@@ -174,10 +175,6 @@ def _moments(pictures: list[Picture]) -> tuple[tuple[float, ...] | None, tuple[f
 def describe(cure: Cure) -> str:
     """What training does about a finding."""
     return _WORDS[cure]
-
-
-def _many(n: int, word: str, ending: str = "s") -> str:
-    return f"{n:,} {word}{ending if n != 1 else ''}"
 
 
 def _numbers(values: tuple[float, ...], digits: int = 1) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from ..data import Dataset
 from ..explain.markup import document, figure, number, row, table
 from ..files import write_text
+from ..words import many
 from .charts import Line, chart, matrix, meter, spark
 from .evaluation import Evaluation
 from .metrics import Measure, Metrics
@@ -90,8 +91,9 @@ def _kind(evaluation: Evaluation) -> str:
 def _summary(evaluation: Evaluation) -> str:
     truths = evaluation.box.truths[0]
     return (
-        f"{len(evaluation.images):,} images with {truths.sum():,} objects of {np.count_nonzero(truths)} classes; "
-        f"{sum(len(f.labels) for f in evaluation.found):,} detections."
+        f"{many(len(evaluation.images), 'image')} with {many(int(truths.sum()), 'object')} of "
+        f"{many(int(np.count_nonzero(truths)), 'class', 'es')}; "
+        f"{many(sum(len(f.labels) for f in evaluation.found), 'detection')}."
     )
 
 
@@ -103,7 +105,7 @@ def _tiles(evaluation: Evaluation) -> str:
     )
     enough = int((best.truths[0] >= _ENOUGH).sum())
     if 0 < enough < np.count_nonzero(best.truths[0]):
-        said = f"{kind} AP50 of the {enough} class{'es' * (enough > 1)} with {_ENOUGH} objects or more"
+        said = f"{kind} AP50 of the {many(enough, 'class', 'es')} with {_ENOUGH} objects or more"
         tiles.append((_percent(best.mean("ap50", _ENOUGH)), said))
     tiles.append((_score(evaluation.threshold), "advised score"))
     if evaluation.speed is not None:

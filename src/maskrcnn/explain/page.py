@@ -12,6 +12,7 @@ from ..files import write_bytes
 from ..inputs import read
 from ..model import MaskRCNN
 from ..output import as_rgb
+from ..words import many
 from .decide import instance_table, result_picture, step_class, step_mask, zoom_view
 from .markup import document, figure, number, symbol
 from .pictures import network_input, photo_uri
@@ -115,7 +116,7 @@ def _way(seen: Study) -> str:
         )
         steps += [
             ("roialign", "RoIAlign", f"P{level} → {size} × {size}"),
-            ("box", "Class and box", f"{config.num_classes} class{'es' * (config.num_classes > 1)}"),
+            ("box", "Class and box", many(config.num_classes, "class", "es")),
             ("mask", "Mask", f"{m} × {m}"),
         ]
     return "".join(

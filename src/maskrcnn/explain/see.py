@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from ..words import many
 from .markup import figure, number, rect, row, section, svg, use
 from .pictures import heat_uri, limits, lively_channels, principal, shrink_to
 from .study import Study
@@ -34,7 +35,7 @@ def step_input(study: Study) -> str:
     note = "" if channels in (1, 3) else f" Of its {channels} channels the picture shows {_shown(channels)}."
     left = figure(
         svg((0, 0, photo_w, photo_h), use("photo"), "The photo as it came"),
-        f"The photo: {photo_w} × {photo_h} pixels, {channels} channel{'s' * (channels > 1)}.{note}",
+        f"The photo: {photo_w} × {photo_h} pixels, {many(channels, 'channel')}.{note}",
     )
     padding = "no padding was needed" if (x1, y1, x2, y2) == (0, 0, w, h) else f"outside is padding, {shade}"
     right = figure(

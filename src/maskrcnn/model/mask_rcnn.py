@@ -21,6 +21,7 @@ from ..inputs import Source, Video, expand, is_many, is_video, open_large, open_
 from ..records import Detections, Frame, Image, ImageBatch, Result, Target, Trace
 from ..tiles import predict_tiles
 from ..track import Tracking, Tracks, follow
+from ..words import many
 from .box_head import BoxHead, detect
 from .fpn import FPN
 from .image import batches, to_batch
@@ -83,8 +84,10 @@ class MaskRCNN(nn.Module):
         return self.rpn.objectness.weight.device
 
     def extra_repr(self) -> str:
+        """Depth, classes, channels and source, as `print` shows them."""
         c = self.config
-        return f"ResNet-{c.depth}-FPN, {c.num_classes} classes, {c.channels} channels, from {self.source}"
+        sizes = f"{many(c.num_classes, 'class', 'es')}, {many(c.channels, 'channel')}"
+        return f"ResNet-{c.depth}-FPN, {sizes}, from {self.source}"
 
     def forward(
         self,

@@ -12,6 +12,7 @@ import torch
 from ..data.findings import Finding
 from ..errors import ConfigError
 from ..model import MaskRCNN
+from ..words import many
 from .settings import Training
 
 
@@ -53,7 +54,7 @@ class Plan:
         chosen = self.settings
         share = "all learn" if self.learning == self.weights else f"{self.learning / 1e6:.1f} million learn"
         size = chosen.batch * chosen.accumulate * self.processes
-        went = f", of which {self.start:,} are done" if self.start else ""
+        went = f", {self.start:,} done before" if self.start else ""
         norms = "frozen" if chosen.norm == "frozen" else "adapting"
         said = [self.model]
         said.append(
@@ -61,15 +62,16 @@ class Plan:
             f"{self.device}, {chosen.precision}"
         )
         said.append(
-            f"{self.pictures:,} pictures with {self.objects:,} objects of {self.classes} classes; {self.steps:,} "
-            f"steps of {size} pictures{went}; an epoch has {self.epoch:,}"
+            f"{many(self.pictures, 'picture')} with {many(self.objects, 'object')} of "
+            f"{many(self.classes, 'class', 'es')}; {many(self.steps, 'step')} of {many(size, 'picture')}{went}; "
+            f"an epoch has {self.epoch:,}"
         )
         if self.repaired:
             counts = ", ".join(f"{kind} {count:,}" for kind, count in self.repaired.items())
             said.append(f"left out or clipped: {counts} ('maskrcnn doctor' names each)")
         said += [f"not validated on: {reason}" for reason in self.unvalidated]
         if self.validated:
-            said.append(f"validation on {self.validated:,} pictures every {self.every:,} steps")
+            said.append(f"validation on {many(self.validated, 'picture')} every {many(self.every, 'step')}")
         else:
             said.append("no validation: the last weights count as the best")
         return [*said, f"everything goes to {self.run}; look at {self.run / 'batch.jpg'} first"]
