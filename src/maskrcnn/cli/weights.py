@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import ConfigError
+from ..words import many
 from .common import (
     ConfigFile,
     Debug,
@@ -88,19 +89,16 @@ def convert(
         raise ConfigError(f"OUT: want a name that ends in {ending} for {to}, got {target}")
     from ..weights import convert as convert_weights
 
-    said: list[str] = []
     written = convert_weights(
         source,
         target,
         to=to,  # type: ignore[arg-type]
         dtype="float16" if half else "float32",
         config=config,
-        tell=said.append,
+        tell=lambda words: console.print(escape(words), soft_wrap=True),
         **read_settings(setting),
     )
     console.print(f"wrote {escape(str(written))}, {written.stat().st_size / 1e6:.0f} MB", soft_wrap=True)
-    for words in said:
-        console.print(escape(words), soft_wrap=True)
 
 
 def _convert_data(source: Path, target: Path, form: str | None, split: str | None) -> None:
@@ -113,5 +111,4 @@ def _convert_data(source: Path, target: Path, form: str | None, split: str | Non
     dataset = open_dataset(source, split)
     for lost in write_dataset(dataset, target, form):
         stderr.print(f"[yellow]{escape(str(lost))}[/]", soft_wrap=True)
-    pictures = f"{len(dataset)} picture{'s' * (len(dataset) != 1)}"
-    console.print(f"wrote {pictures} as {form} to {escape(str(target))}", soft_wrap=True)
+    console.print(f"wrote {many(len(dataset), 'picture')} as {form} to {escape(str(target))}", soft_wrap=True)
