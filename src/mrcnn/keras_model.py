@@ -49,6 +49,7 @@ class Variable:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the array, as Keras has it."""
         return tuple(self.array.shape)
 
     def numpy(self) -> np.ndarray:

@@ -120,7 +120,8 @@ class Dataset(Protocol):
     """What training and evaluation read: class names (background not among them) and samples."""
 
     @property
-    def names(self) -> tuple[str, ...]: ...
+    def names(self) -> tuple[str, ...]:
+        """Of the classes; their place is the number of the class."""
 
     def __len__(self) -> int: ...
 

@@ -15,6 +15,7 @@ SHRUNK = 0.75  # below this scale pixels are averaged first, since bilinear samp
 
 
 def identity() -> np.ndarray:
+    """The move, (2, 3) from xy to xy pixels, that leaves all where it is."""
     return np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
 

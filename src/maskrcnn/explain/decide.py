@@ -21,6 +21,7 @@ DRAWN = 60  # suppressed rivals that are drawn
 
 
 def step_class(study: Study, followed: Followed) -> str:
+    """Step 6 as markup: scores, deltas and suppressed rivals of the one that is followed."""
     lead = (
         "From the pooled region the box head predicts a probability for every class and for"
         " <em>background</em>, and for"
@@ -128,6 +129,7 @@ def _rivals(study: Study, followed: Followed) -> str:
 
 
 def step_mask(study: Study, followed: Followed) -> str:
+    """Step 7 as markup: the mask of the one that is followed, small and pasted into the photo."""
     m = followed.mask.shape[0]
     name = escape(study.config.names[followed.label])
     lead = (

@@ -60,6 +60,7 @@ def figure(body: str, caption: str, kind: str = "") -> str:
 
 
 def row(*figures: str, kind: str = "") -> str:
+    """Figures side by side; ``kind`` is their class in the style sheet."""
     return f'<div class="row {kind}">{"".join(figures)}</div>'
 
 
@@ -85,6 +86,7 @@ def use(name: str, dim: View | None = None) -> str:
 
 
 def image(view: View, uri: str, kind: str = "") -> str:
+    """A picture stretched over ``view``, for inside a drawing."""
     return f'<image {_sides(view)} preserveAspectRatio="none" class="{kind}" href="{uri}"/>'
 
 
@@ -102,6 +104,7 @@ def lines(segments: Iterable[tuple[float, float, float, float]], kind: str) -> s
 
 
 def dots(points: np.ndarray, radius: float, kind: str) -> str:
+    """A circle around each of ``points`` (n, 2), xy; they and the radius are in the drawing's coordinates."""
     return "".join(f'<circle cx="{_c(x)}" cy="{_c(y)}" r="{radius:.3g}" class="{kind}"/>' for x, y in points)
 
 
@@ -120,6 +123,7 @@ def heat(
 
 
 def scale_bar(low: float, high: float, *, signed: bool = False, read: bool = False) -> str:
+    """The colours from ``low`` to ``high``; with ``read`` the value under the pointer stands beside them."""
     output = '<output aria-live="polite"></output>' if read else ""
     return (
         f'<div class="scale"><span>{low:.3g}</span><i style="background:{ramp_css(signed=signed)}"></i>'

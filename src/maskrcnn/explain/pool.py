@@ -17,6 +17,7 @@ PAPER = "Mask R-CNN §3, “RoIAlign”, figure 3, table 2c; Fast R-CNN §2.1; F
 
 
 def step_pooling(study: Study, followed: Followed) -> str:
+    """Step 5 as markup: where RoIPool and RoIAlign read one proposal, and how far they differ."""
     level = level_of(followed.proposal, study.padded, study.config, study.scales)
     shown = readings(study, followed, level.k)
     pool, align = shown[0], shown[-1]

@@ -27,6 +27,7 @@ FIRED, DRAWN = 60, 200  # anchors and proposals that are drawn
 
 
 def step_anchors(study: Study) -> str:
+    """Step 3 as markup: anchors of one cell, those that fired, and objectness on each level."""
     config = study.config
     total = study.trace.anchor_scores.anchors.shape[0]
     lead = (
@@ -104,6 +105,7 @@ def _objectness(study: Study) -> list[str]:
 
 
 def step_proposals(study: Study) -> str:
+    """Step 4 as markup: boxes before and after suppression."""
     config, trace = study.config, study.trace
     before, after = trace.candidates, real_proposals(trace, config)
     count, dropped = len(before.scores), len(before.scores) - after

@@ -20,6 +20,7 @@ RESIZES = {
 
 
 def step_input(study: Study) -> str:
+    """Step 1 as markup: the photo, and what the network gets of it."""
     config, (h, w) = study.config, study.padded
     photo_h, photo_w = study.image.size
     x1, y1, x2, y2 = study.window
@@ -58,6 +59,7 @@ def step_input(study: Study) -> str:
 
 
 def step_features(study: Study) -> str:
+    """Step 2 as markup: the maps of the backbone and of the pyramid."""
     down = [_map(study, f, f"C{i + 2}") for i, f in enumerate(study.trace.backbone)]
     up = [_map(study, f, f"P{i + 2}") for i, f in enumerate(study.trace.pyramid)]
     lead = (

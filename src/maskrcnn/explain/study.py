@@ -56,6 +56,7 @@ class Study:
 
     @property
     def result(self) -> Result:
+        """What the network finds in the photo."""
         return self.trace.results[0]
 
     @property

@@ -58,6 +58,7 @@ class Pass:
 
     @property
     def detections(self) -> tuple[Tensor, Tensor]:
+        """(b, max_detections, 6) y1, x1, y2, x2, class id, score, then zeros; and (n,) the row of each in its image."""
         return stages.detections(
             self.kept["detections"], len(self.batch), self.batch.size, self.network.config.max_detections
         )
@@ -107,6 +108,7 @@ class Pass:
         return self.per_detection(of_class)
 
     def level(self, path: str) -> Tensor:
+        """(b, h, w, c) output of the layer at ``path`` in the network."""
         return self.tapped[path].permute(0, 2, 3, 1)
 
 

@@ -37,6 +37,7 @@ class BatchNorm(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
+        """Of any shape (b, c, ...): normalised by its own statistics, which also go into the running ones."""
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias,
             training=True, momentum=self.momentum, eps=NORM_EPS,
@@ -113,6 +114,7 @@ class Linear(nn.Linear):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, c_out), of x (n, ...) with c_in numbers a row."""
         if self.kernel is not None and (done := self.kernel(self, x)) is not None:
             return done
         weight, bias, norm = _fold(self.weight, self.bias, self.norm)

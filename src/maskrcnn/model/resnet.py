@@ -29,6 +29,7 @@ class Basic(nn.Module):
         self.shortcut = _shortcut(c_in, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, width * expansion, h / stride, w / stride), of x (b, c_in, h, w)."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return self.conv2(self.conv1(x), plus=shortcut)
 
@@ -51,6 +52,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(c_in, width * 4, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, width * expansion, h / stride, w / stride), of x (b, c_in, h, w)."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return self.conv3(self.conv2(self.conv1(x)), plus=shortcut)
 

@@ -36,6 +36,7 @@ class Losses(nn.Module):
         self.model, self.sampling, self.config, self.fabric = model, sampling, config, fabric
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of a batch; ``generator`` chooses the anchors and proposals that they are taken of."""
         return self.model.losses(
             batch.images, batch.targets, generator, self.sampling, self.config, self._mean_over_processes
         )

@@ -101,6 +101,7 @@ class Array:
         self.values: np.ndarray | None = None
 
     def take(self, budget: Budget, state: tuple[Any, ...]) -> None:
+        """Become what pickle's ``state`` says. Raises Refused for all but numbers."""
         _, shape, dtype, fortran, data = state
         if isinstance(data, list):
             raise Refused("want arrays of numbers, got a numpy array of objects")
@@ -222,6 +223,8 @@ class _Bounded:
 # The reader in Python: the one in C keeps a list as long as the largest memo number in the file, which a
 # hundred bytes can make larger than memory.
 class Unpickler(pickle._Unpickler):
+    """Reads a pickle and runs nothing of what it names."""
+
     stack: list[Any]
 
     def __init__(
