@@ -98,6 +98,44 @@ def test_the_loaders_processes_begin_beside_opencvs_threads_and_end_with_the_one
     pytest.fail("they are still there after 15 seconds")
 
 
+UNTAKEN = """
+import multiprocessing, os, time
+from multiprocessing import reduction
+from maskrcnn.train import Training
+from maskrcnn.train import feed
+from training_script import TINY, drawn
+
+send, prepare = reduction.send_handle, feed._Prepared.__getitem__
+
+def slow():  # a tensor is sent when nobody waits for it any more, and before the worker ends
+    reduction.send_handle = lambda *given: (time.sleep(0.5), send(*given))
+    feed._Prepared.__getitem__ = lambda *given: (time.sleep(1.5), prepare(*given))[1]
+
+def stop(connection):
+    raise KeyboardInterrupt
+
+multiprocessing.set_start_method("fork")
+os.register_at_fork(after_in_child=slow)
+reduction.recv_handle = stop
+settings = Training(batch=2, workers=1)
+data = drawn(4)
+try:
+    next(feed.feed(data, feed.order(data, TINY, settings), 3, settings, 0, 1, range(9)))
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows starts no process as a copy of another")
+def test_a_loaders_process_says_nothing_of_tensors_that_a_stopped_run_does_not_take() -> None:
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parent / 'src'}{os.pathsep}{HERE}"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", UNTAKEN], env=environment, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
 def _runs(process: Path) -> bool:
     """Whether it is there and no zombie, which waits for someone to note its end."""
     try:

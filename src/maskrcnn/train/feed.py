@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -216,6 +218,7 @@ def _begin(parent: int, worker: int) -> None:
     cv2.setNumThreads(1)
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _untaken
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -223,6 +226,12 @@ def _begin(parent: int, worker: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _untaken(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """Says nothing of tensors that a parent does not take any more; a thread of multiprocessing's hands them over."""
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, where)
 
 
 def _as_it_is(batches: list[Batch] | MaskRCNNError) -> list[Batch] | MaskRCNNError:
