@@ -12,7 +12,6 @@ box (of the same class). The exit code is 1 where a detection of torchvision abo
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from turns import arguments
 
 # our name of a setting: the argument of torchvision's MaskRCNN
 SETTINGS = {
@@ -225,9 +225,7 @@ def side_by_side(result: Any, theirs: dict[str, torch.Tensor], out: Path) -> Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, "--folder")
     parser.add_argument("weights", nargs="?", type=Path)
     parser.add_argument("image", nargs="?")
     parser.add_argument("--peer", help="interpreter of an environment with torchvision")
@@ -235,10 +233,9 @@ def main() -> None:
                         help=f"for both sides: {', '.join(SETTINGS)}, norm_epsilon")  # fmt: skip
     parser.add_argument("--score-floor", type=float, default=0.0, help="detections below need no partner")
     parser.add_argument("--out", type=Path, default=Path("compare_torchvision.png"))
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.folder:
-        peer(options.folder)
+        peer(Path(options.folder))
         return
     if not (options.weights and options.image and options.peer):
         parser.error("a checkpoint, an image and --peer are needed")

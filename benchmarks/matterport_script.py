@@ -9,7 +9,6 @@ environment with TensorFlow, times the layers alone of that package (`keras_laye
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import statistics
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from vs_torchvision import Worker
+from turns import Worker, arguments
 
 import mrcnn.model as modellib
 from mrcnn import utils
@@ -85,7 +84,7 @@ def detection(peer: str | None) -> None:
         model.detect([image])
         seconds.append(time.perf_counter() - begun)
         if worker:
-            layers.append(worker.ask("run")["seconds"])
+            layers.append(worker.ask()["seconds"])
     print(f"detect, {len(found['rois'])} instances: {statistics.median(seconds):.2f} s")
     if worker:
         worker.close()
@@ -114,9 +113,7 @@ def training() -> None:
 
 def main() -> None:
     """Print all medians."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--peer", help="interpreter of an environment with TensorFlow")
     parser.add_argument("--detect", action="store_true", help="leave training out")
     options = parser.parse_args()

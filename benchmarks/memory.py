@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
+from turns import PHOTO
 
 import maskrcnn
-
-PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.jpg"
 
 
 def peak() -> float:

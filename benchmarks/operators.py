@@ -10,9 +10,7 @@ at a time by grid_sample within its box. Sides take turns; the median of the pai
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -23,7 +21,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from vs_torchvision import Worker, pyramid
+from turns import arguments, sides, told
+from vs_torchvision import pyramid
 
 SHAPES = {"7x7": (7, 1000), "14x14": (14, 100)}  # of RoIAlign: side and boxes
 KEPT, OVERLAP = 1000, 0.7
@@ -163,25 +162,15 @@ def compare_paste(size: tuple[int, int], runs: int) -> None:
         if i == 0:
             worst = max(int((a != b).sum()) for a, b in zip(mine, theirs, strict=True))
         del mine, theirs
-    tell(f"paste 100 masks, {h}x{w}", pairs[1:], "detectron2", f"{worst} pixels of a mask differ at most")
-
-
-def tell(row: str, pairs: list[tuple[float, float]], other: str, agreement: str) -> None:
-    a, b = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-    ratios = sorted(x / y for x, y in pairs)
-    print(f"{row}: ours {a:.1f} ms, {other} {b:.1f} ms, ratio {statistics.median(ratios):.3f} ", end="")
-    print(f"({ratios[0]:.3f} to {ratios[-1]:.3f} in {len(pairs)} pairs); {agreement}", flush=True)
+    said = told(pairs[1:], "detectron2", 1)
+    print(f"paste 100 masks, {h}x{w}: {said}; {worst} pixels of a mask differ at most", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, "--serve", "--folder")
     parser.add_argument("--peer", help="interpreter of an environment with torchvision")
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--rows", default="", help="only rows whose names contain this")
-    for hidden in ("--serve", "--folder"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, Path(options.folder))
@@ -190,8 +179,7 @@ def main() -> None:
         parser.error("--peer is needed")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [__file__, "--folder", name, "--serve"]
-        theirs, mine = Worker([options.peer, *command, "peer"]), Worker([sys.executable, *command, "ours"])
+        mine, theirs = sides(options.peer, __file__, "--folder", name)
         print(
             f"torch {mine.hello['torch']}, torchvision's {theirs.hello['torch']}, {torch.get_num_threads()} threads"
         )
@@ -206,7 +194,7 @@ def main() -> None:
                 sys.exit(f"{row}: results differ by {worst}")
             (folder / "timing").touch()
             pairs = [(mine.ask(row), theirs.ask(row)) for _ in range(options.runs)]
-            tell(row, pairs, "torchvision", f"largest difference {worst:.0e}")
+            print(f"{row}: {told(pairs, 'torchvision', 1)}; largest difference {worst:.0e}", flush=True)
         mine.close()
         theirs.close()
     for size in ((1024, 1024), (3000, 4000)):

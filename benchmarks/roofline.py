@@ -14,21 +14,19 @@ proposal network, in one graph of random weights, without norms): the reference 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vs_torchvision import Worker
+from turns import PHOTO, Worker, arguments
 
-PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.jpg"
 SHAPE, COUNT = (480, 640), 10
 
 
@@ -111,15 +109,43 @@ def timed(work: Any) -> float:
     return time.perf_counter() - start
 
 
+def network(weights: str | None) -> Any:
+    """That of these weights, or a ResNet-50 of random ones; either finds ``COUNT`` objects."""
+    import maskrcnn
+
+    limits = {"score": 0.0, "max_detections": COUNT}
+    if weights:
+        return maskrcnn.load(weights, **limits)
+    torch.manual_seed(0)
+    model = maskrcnn.MaskRCNN(maskrcnn.Config(names=tuple(f"class {i}" for i in range(90)), **limits))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("conv3.norm.weight"):
+                weight.fill_(0.2)  # calm residual branches: batch norm has seen no data
+    return model
+
+
+def take_turns(
+    predict: Callable[[], Any], peer: Worker | None, runs: int
+) -> list[tuple[float, float, float]]:
+    """Of each round: operations a second of a convolution, seconds of ``predict``, and seconds of the peer's."""
+    x = torch.randn(1, 256, 256, 256).contiguous(memory_format=torch.channels_last)
+    w = (torch.randn(256, 256, 3, 3) / 48).contiguous(memory_format=torch.channels_last)
+    layer = 2 * 256**4 * 9
+    rows = []
+    with torch.inference_mode():
+        F.conv2d(x, w, padding=1)
+        for _ in range(runs):
+            rates = [layer / timed(lambda: F.conv2d(x, w, padding=1)) for _ in range(2)]
+            rows.append((max(rates), timed(predict), float("nan") if peer is None else peer.ask()))
+    return rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, "--serve")
     parser.add_argument("--weights")
     parser.add_argument("--keras", help="interpreter of an environment with TensorFlow")
     parser.add_argument("--runs", type=int, default=7)
-    for hidden in ("--serve", "--folder"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         given = json.loads(options.serve)
@@ -132,19 +158,7 @@ def main() -> None:
     from maskrcnn.model.image import padded_size
     from maskrcnn.model.resnet import BLOCKS
 
-    limits = {"score": 0.0, "max_detections": COUNT}
-    if options.weights:
-        model = maskrcnn.load(options.weights, **limits)
-    else:
-        torch.manual_seed(0)
-        names = tuple(f"class {i}" for i in range(90))
-        model = maskrcnn.MaskRCNN(maskrcnn.Config(names=names, **limits)).to(
-            memory_format=torch.channels_last
-        )
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if name.endswith("conv3.norm.weight"):
-                    weight.fill_(0.2)  # calm residual branches: batch norm has seen no data
+    model = network(options.weights)
     photo = maskrcnn.Image(np.asarray(PIL.Image.open(PHOTO).convert("RGB").resize(SHAPE[::-1])))
 
     def predict() -> Any:
@@ -161,15 +175,7 @@ def main() -> None:
             "side": padded_size(SHAPE, model.config)[0],
         }
         peer = Worker([options.keras, __file__, "--serve", json.dumps(given)])
-    x = torch.randn(1, 256, 256, 256).contiguous(memory_format=torch.channels_last)
-    w = (torch.randn(256, 256, 3, 3) / 48).contiguous(memory_format=torch.channels_last)
-    layer = 2 * 256**4 * 9
-    rows: list[tuple[float, float, float]] = []
-    with torch.inference_mode():
-        F.conv2d(x, w, padding=1)
-        for _ in range(options.runs):
-            rates = [layer / timed(lambda: F.conv2d(x, w, padding=1)) for _ in range(2)]
-            rows.append((max(rates), timed(predict), float("nan") if peer is None else peer.ask("")))
+    rows = take_turns(predict, peer, options.runs)
     rate = max(r[0] for r in rows)
     mine = statistics.median(r[1] for r in rows)
     print(f"{model.extra_repr()}: {padded_size(SHAPE, model.config)} in the network, {found} detections")

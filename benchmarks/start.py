@@ -8,7 +8,6 @@ start to its end; the parts are what a process prints that does the same step by
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -18,7 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.jpg"
+from turns import PHOTO, arguments
+
 # As after an ordinary installation: with the modules compiled.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 PARTS = """
@@ -43,9 +43,7 @@ def seconds(command: list[str], folder: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
     commands = {

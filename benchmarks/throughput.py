@@ -8,7 +8,6 @@ Decoding, network and encoding (overlay and JSON) are first timed alone, one aft
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from turns import arguments
 
 import maskrcnn
 from maskrcnn.inputs import read
@@ -62,9 +62,7 @@ def alone(model: maskrcnn.MaskRCNN, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER")
     options = parser.parse_args()

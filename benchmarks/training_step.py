@@ -12,7 +12,6 @@ second that one worker prepares, with large scale jitter, colour and copy-paste,
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import statistics
@@ -25,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from vs_torchvision import PHOTO, Worker
+from turns import PHOTO, arguments, sides, told
 
 SIDE, IMAGES, INSTANCES = 512, 2, 10
 Step = Callable[[], dict[str, float]]
@@ -170,13 +169,9 @@ def _outline(box: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, "--serve", "--folder")
     parser.add_argument("--peer", help="interpreter of an environment with torchvision")
     parser.add_argument("--runs", type=int, default=9)
-    for hidden in ("--serve", "--folder"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, Path(options.folder))
@@ -184,28 +179,20 @@ def main() -> None:
     if not options.peer:
         parser.error("--peer is needed")
     with tempfile.TemporaryDirectory() as name:
-        theirs, mine = (
-            Worker([python, __file__, "--serve", side, "--folder", name])
-            for side, python in (("peer", options.peer), ("ours", sys.executable))
-        )
+        mine, theirs = sides(options.peer, __file__, "--folder", name)
         for hello in (mine.hello, theirs.hello):
             print(f"{hello['ready']} on torch {hello['torch']}")
         print(f"{torch.get_num_threads()} threads, {IMAGES} images of {SIDE}x{SIDE}")
-        check(mine.ask("")["losses"], theirs.ask("")["losses"])
-        pairs = [(mine.ask(""), theirs.ask("")) for _ in range(options.runs)]
+        check(mine.ask()["losses"], theirs.ask()["losses"])
+        pairs = [(mine.ask(), theirs.ask()) for _ in range(options.runs)]
         mine.close()
         theirs.close()
     seconds = [(a["seconds"], b["seconds"]) for a, b in pairs]
-    a, b = (statistics.median(column) for column in zip(*seconds, strict=True))
-    ratios = sorted(x / y for x, y in seconds)
-    print(
-        f"step: ours {a * 1e3:.0f} ms, torchvision {b * 1e3:.0f} ms, ratio {statistics.median(ratios):.2f} ",
-        end="",
-    )
-    print(f"({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} pairs)")
+    print(f"step: {told(seconds, 'torchvision')}")
     print(f"peak RSS: ours {pairs[-1][0]['peak_mb']:.0f} MB, torchvision {pairs[-1][1]['peak_mb']:.0f} MB")
+    rate = IMAGES / statistics.median(ours for ours, _ in seconds)
     print(
-        f"loader, one process: {loader(options.runs):.0f} images/s; a step of ours takes {IMAGES / a:.1f} images/s"
+        f"loader, one process: {loader(options.runs):.0f} images/s; a step of ours takes {rate:.1f} images/s"
     )
 
 

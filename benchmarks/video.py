@@ -5,7 +5,6 @@
 The film is the coins of examples/photos, moved about. Both sides run in turns; the ratio of the medians counts.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from turns import arguments
 
 import maskrcnn
 from maskrcnn.inputs import open_video, read
@@ -38,7 +38,7 @@ def film(path: Path, frames: int, size: tuple[int, int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--weights")
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640))

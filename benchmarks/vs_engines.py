@@ -17,7 +17,6 @@ Before anything counts, boxes, classes and scores of all sides are compared with
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -29,7 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from vs_torchvision import PHOTO, SHAPE, peer_model
+from turns import PHOTO, Worker, arguments
+from vs_torchvision import SHAPE, peer_model
 
 COUNTS = (10, 100)
 SIDES = ("torch", "auto", "auto-pasted", "onnxruntime", "openvino", "tv-onnxruntime", "tv-openvino")
@@ -142,36 +142,13 @@ def _openvino(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
 def serve(side: str, folder: Path, count: int) -> None:
     """Answer requests from standard input, one at a time, until it closes."""
     predict = offer(side, folder, count)
-    print("ready", flush=True)
+    print(json.dumps("ready"), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         found = predict()
         seconds = time.perf_counter() - start
         np.savez(folder / f"{side}.npz", **{name: found[name] for name in ("boxes", "labels", "scores")})
         print(json.dumps(seconds), flush=True)
-
-
-class Worker:
-    """A process that runs one side."""
-
-    def __init__(self, side: str, folder: Path, count: int) -> None:
-        command = [sys.executable, __file__, str(folder), "--serve", side, "--count", str(count)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.answer()
-
-    def answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def ask(self) -> float:
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        return float(json.loads(self.answer()))
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def agreement(side: str, folder: Path) -> str:
@@ -192,7 +169,8 @@ def agreement(side: str, folder: Path) -> str:
 
 def compare(folder: Path, count: int, sides: list[str], runs: int) -> None:
     """Take turns after a first round that is not counted; print medians and median ratios."""
-    workers = {side: Worker(side, folder, count) for side in dict.fromkeys(("torch", *sides))}
+    command = [sys.executable, __file__, str(folder), "--count", str(count), "--serve"]
+    workers = {side: Worker([*command, side]) for side in dict.fromkeys(("torch", *sides))}
     for worker in workers.values():
         worker.ask()
     if "torch" not in sides:
@@ -211,17 +189,13 @@ def compare(folder: Path, count: int, sides: list[str], runs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, "--serve", "--count", "--export-peer")
     parser.add_argument("folder", type=Path, help="of weights and graphs")
     parser.add_argument("--prepare", action="store_true", help="write them")
     parser.add_argument("--peer", help="interpreter of an environment with torchvision, onnx and onnxscript")
     parser.add_argument("--sides", default=",".join(SIDES), help="commas between")
     parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
     parser.add_argument("--runs", type=int, default=5)
-    for hidden in ("--serve", "--count", "--export-peer"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.export_peer:
         export_peer(options.folder, int(options.export_peer))

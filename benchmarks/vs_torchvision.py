@@ -10,11 +10,8 @@ anything is timed, boxes, classes, scores and masks of both sides are compared.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from turns import PHOTO, Worker, arguments, sides, told
 
-PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "coffee.jpg"
 SHAPE = (480, 640)
 
 
@@ -167,31 +164,6 @@ def serve(side: str, folder: Path, count: int) -> None:
         print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
 
 
-class Worker:
-    """A process that runs one side, and answers each line in JSON; the first answer comes unasked."""
-
-    def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.hello = self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"a worker ended early, exit code {self.process.wait()}")
-        return json.loads(line)
-
-    def ask(self, what: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        print(what, file=self.process.stdin, flush=True)
-        return self.answer()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def check(folder: Path) -> str:
     """Compare what both sides found; ends the program if they differ."""
     mine, theirs = (dict(np.load(folder / f"{side}.npz")) for side in ("ours", "peer"))
@@ -225,10 +197,7 @@ def compare(what: str, mine: Worker, theirs: Worker, folder: Path, runs: int) ->
     peaks = mine.ask(what)["peak_mb"], theirs.ask(what)["peak_mb"]
     agreement = check(folder)
     pairs = [(mine.ask(what)["seconds"], theirs.ask(what)["seconds"]) for _ in range(runs)]
-    a, b = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-    ratios = sorted(x / y for x, y in pairs)
-    print(f"{what}: ours {a:.0f} ms, torchvision {b:.0f} ms, ratio {statistics.median(ratios):.2f} ", end="")
-    print(f"({ratios[0]:.2f} to {ratios[-1]:.2f} in {runs} pairs); {agreement}")
+    print(f"{what}: {told(pairs, 'torchvision')}; {agreement}")
     if what == "predict":
         built = mine.hello["built_mb"], theirs.hello["built_mb"]
         print(f"peak RSS after one image: ours {peaks[0]:.0f} MB, torchvision {peaks[1]:.0f} MB; ", end="")
@@ -236,13 +205,9 @@ def compare(what: str, mine: Worker, theirs: Worker, folder: Path, runs: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, "--serve", "--folder", "--count")
     parser.add_argument("--peer", help="interpreter of an environment with torchvision")
     parser.add_argument("--runs", type=int, default=7)
-    for hidden in ("--serve", "--folder", "--count"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, Path(options.folder), int(options.count))
@@ -256,10 +221,7 @@ def main() -> None:
         photo = PIL.Image.open(PHOTO).convert("RGB").resize(SHAPE[::-1])
         np.save(folder / "photo.npy", np.asarray(photo))
         for count in (10, 100):
-            theirs, mine = (
-                Worker([python, __file__, "--serve", side, "--folder", name, "--count", str(count)])
-                for side, python in (("peer", options.peer), ("ours", sys.executable))
-            )
+            mine, theirs = sides(options.peer, __file__, "--folder", name, "--count", str(count))
             if count == 10:
                 print(f"{mine.hello['ready']} on torch {mine.hello['torch']}", end=" against ")
                 print(
