@@ -27,6 +27,8 @@ class OneBox:
     names = ("nut", "bolt")
     config = Config(names=names)
     source = "weights.h5"
+    engine = None
+    device = torch.device("meta")  # batches; on a CPU pictures go side by side
 
     def __init__(self) -> None:
         self.batches: list[int] = []

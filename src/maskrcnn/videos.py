@@ -6,19 +6,19 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 from urllib.parse import urlsplit
 
 from .errors import ConfigError, ImageError
 from .inputs import Video, open_video
-from .jobs import DEFAULT_OUT, Step, behind, writing
+from .jobs import DEFAULT_OUT, Step, behind, done_in_order, lanes, writing
 from .output import VideoWriter, draw, frame_record
-from .records import Result
-from .track import Tracking
+from .records import Frame, Result
+from .track import Tracking, Tracks, follow
 
 if TYPE_CHECKING:
     from .model import MaskRCNN
@@ -66,7 +66,8 @@ def predict_video_file(
     out  : folder of the results. Without it they go beside a file, and into ``out`` for anything else
     save : ``overlay`` the video with its instances drawn and its sound; ``json`` a line of JSON a frame, see
            `maskrcnn.output.frame_record`
-    track, stride, start, end, batch_size, score, classes, max_detections : as `MaskRCNN.predict_video`
+    track, stride, start, end, batch_size, score, classes, max_detections : as `MaskRCNN.predict_video`; on a CPU
+           two frames at least go through the network side by side
     color_by : ``instance`` or ``class``
     progress : called after every frame
 
@@ -83,9 +84,8 @@ def predict_video_file(
     video = open_video(source, stride=stride, start=start, end=end)
     folder = Path(out or (DEFAULT_OUT if video.path is None else video.path.parent)).expanduser()
     stem = _stem(video)
-    results = model.predict_video(
-        video, track=track, batch_size=batch_size, score=score, classes=classes, max_detections=max_detections
-    )
+    options = {"score": score, "classes": classes, "max_detections": max_detections}
+    results = _predicted(model, video, track, batch_size, options)
     count = _Count(video, stride)
     with writing(folder), ExitStack() as files:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +110,27 @@ def predict_video_file(
     return VideoReport(
         written, count.frames, count.instances, count.lost, time.monotonic() - began, count.error
     )
+
+
+def _predicted(
+    model: MaskRCNN, video: Video, track: bool | Tracking, batch_size: int, options: dict[str, Any]
+) -> Iterator[Result]:
+    """The results of `MaskRCNN.predict_video`, frames side by side where the model allows it."""
+    pool = lanes(model, max(batch_size, 2))
+    if pool is None:
+        yield from model.predict_video(video, track=track, batch_size=batch_size, **options)
+        return
+
+    def predict(frame: Frame) -> Result:
+        (result,) = model.predict_images([frame.image], **options)
+        return replace(result, frame=frame.index, time=frame.time)
+
+    rule, tracks = Tracking() if track is True else track, Tracks()
+    with pool, closing(video.frames):  # type: ignore[type-var]
+        for _, result in done_in_order(video.frames, predict, pool, max(batch_size, 2)):
+            if rule:
+                tracks, result = follow(tracks, result, rule)
+            yield result
 
 
 def _stem(video: Video) -> str:

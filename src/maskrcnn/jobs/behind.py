@@ -1,13 +1,14 @@
-"""Work behind the network, in a thread of its own."""
+"""Work in other threads, while its reader goes on."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def behind(items: Iterator[T], work: Callable[[T], None], depth: int = 4) -> Iterator[T]:
@@ -15,24 +16,30 @@ def behind(items: Iterator[T], work: Callable[[T], None], depth: int = 4) -> Ite
 
     At most ``depth`` wait. When ``items`` fails, or on Ctrl-C, what came before is done first.
     """
-    waiting: deque[tuple[T, Future[None]]] = deque()
-    failure: BaseException | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
-        while True:
-            try:
-                item = next(items)
-            except StopIteration:
-                break
-            except BaseException as error:
-                failure = error
-                break
-            waiting.append((item, pool.submit(work, item)))
-            while len(waiting) > depth or (waiting and waiting[0][1].done()):
-                item, future = waiting.popleft()
-                future.result()
-                yield item
-        for item, future in waiting:
-            future.result()
+        for item, _ in done_in_order(items, work, pool, depth):
             yield item
+
+
+def done_in_order(
+    items: Iterator[T], work: Callable[[T], R], pool: Executor, depth: int
+) -> Iterator[tuple[T, R]]:
+    """Each item and what work made of it in the pool, in the items' order; ``depth`` and failures as in `behind`."""
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    failure: BaseException | None = None
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            break
+        except BaseException as error:
+            failure = error
+            break
+        waiting.append((item, pool.submit(work, item)))
+        while len(waiting) > depth or (waiting and waiting[0][1].done()):
+            item, future = waiting.popleft()
+            yield item, future.result()
+    for item, future in waiting:
+        yield item, future.result()
     if failure is not None:
         raise failure

@@ -1,4 +1,4 @@
-"""The one thread that owns the model, and makes batches of what waits."""
+"""The thread that divides what waits among passes of the model."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import MaskRCNNError
 from ..explain.page import page
 from ..explain.study import study
+from ..jobs import lanes
 from ..model import MaskRCNN
 from ..records import Image, Result
 from .metrics import Metrics
@@ -43,7 +44,8 @@ class Engine:
     A batch is what waits when the network is free, at most ``batch_size``; up to ``window`` seconds are given to
     pictures that are `expected`, and none where none is, since a lone caller would only wait. Only pictures with
     equal limits share a pass, so each result is that of `MaskRCNN.predict` alone. One picture that fails does not
-    fail the others.
+    fail the others. On a CPU a lone picture has all threads; where several are there they go side by side, at most
+    ``batch_size``, each in a pass of its own, and one that comes meanwhile joins them, see `maskrcnn.jobs.lanes`.
     """
 
     def __init__(self, model: MaskRCNN, batch_size: int, window: float, metrics: Metrics) -> None:
@@ -101,17 +103,28 @@ class Engine:
             log.exception("the first pass failed; this server does not call itself ready")
         else:
             self.ready = True
+        pool = lanes(self.model, self.batch_size)
         self._tried.set()
+        running: list[Future[None]] = []
         while (first := self._jobs.get()) is not None:
-            batch = [first, *self._company()]
-            for limits in dict.fromkeys(job.limits for job in batch):
-                group = [job for job in batch if job.limits == limits]
-                group = [job for job in group if job.future.set_running_or_notify_cancel()]
-                if limits is None:
-                    for job in group:
-                        self._page(job)
-                elif group:
-                    self._pass(group, limits)
+            running = [one for one in running if not one.done()]
+            batch = [first] if running else [first, *self._company()]
+            if pool is None or len(batch) + len(running) == 1:
+                self._work(batch)
+            else:
+                running += [pool.submit(self._work, [job]) for job in batch]
+        if pool is not None:
+            pool.shutdown()
+
+    def _work(self, batch: list[_Job]) -> None:
+        for limits in dict.fromkeys(job.limits for job in batch):
+            group = [job for job in batch if job.limits == limits]
+            group = [job for job in group if job.future.set_running_or_notify_cancel()]
+            if limits is None:
+                for job in group:
+                    self._page(job)
+            elif group:
+                self._pass(group, limits)
 
     def _company(self) -> list[_Job]:
         """What else waits, or is expected and comes within the window."""

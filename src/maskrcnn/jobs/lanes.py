@@ -1,0 +1,36 @@
+"""Pictures side by side on a CPU: each on its share of the threads, rather than all threads on one."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from ..model import MaskRCNN
+
+
+def lanes(model: MaskRCNN, most: int) -> ThreadPoolExecutor | None:
+    """At most so many threads that share PyTorch's between them; None where a model wants its pictures in one batch.
+
+    The threads of one pass wait for each other some hundred times, and many of its steps have work for one only.
+    Passes beside each other wait for nothing, take no more memory than a batch, and give the same results.
+    """
+    total = torch.get_num_threads()
+    count = min(most, total)
+    if count < 2 or model.engine is not None or model.device.type != "cpu":
+        return None
+    begun = threading.Barrier(count + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(total // count)  # of this thread
+        begun.wait()
+
+    pool = ThreadPoolExecutor(count, "lane", begin)
+    for _ in range(count):
+        pool.submit(int)
+    begun.wait()
+    torch.set_num_threads(total)  # PyTorch gives later threads what was said last
+    return pool
