@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 # paste and resize hold compiled loops, which the hook cannot wrap.
@@ -18,6 +19,15 @@ pytest.register_assert_rewrite("parity_tests", "recorded")
 install_import_hook(SHAPED, "beartype.beartype")
 
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PyTorch has two threads, however many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ class Bright:
     names = ("thing",)
     config = Config(names=names)
     source = "bright"
+    engine = None
+    device = torch.device("cpu")
     predict_video = MaskRCNN.predict_video
     _predict_frames = MaskRCNN._predict_frames
 

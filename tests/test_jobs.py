@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -14,11 +15,14 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
+import maskrcnn
 from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError, ImageError, MaskRCNNError
-from maskrcnn.inputs import to_channels
-from maskrcnn.jobs import Step, predict_files
+from maskrcnn.inputs import read, to_channels
+from maskrcnn.jobs import Step, done_in_order, lanes, predict_files
 from maskrcnn.records import Image, Result
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 class OneBox:
@@ -27,7 +31,7 @@ class OneBox:
     names = ("nut", "bolt")
     config = Config(names=names)
     source = "weights.h5"
-    engine = None
+    engine: Any = None
     device = torch.device("meta")  # batches; on a CPU pictures go side by side
 
     def __init__(self) -> None:
@@ -316,3 +320,46 @@ def test_overlays_of_an_earlier_run_are_no_photos(tmp_path: Path) -> None:
         model = OneBox()
         assert predict_files(model, source, tmp_path / "out").done == 2
     assert predict_files(OneBox(), folder / "a_overlay.jpg", tmp_path / "out").done == 1
+
+
+# side by side
+
+
+def test_lanes_share_the_threads_and_leave_those_of_others_alone(two_threads: None) -> None:
+    model = OneBox()
+    model.device = torch.device("cpu")
+    pool = lanes(model, 4)
+    assert pool is not None
+    with pool:
+        both = threading.Barrier(2)
+        shares = [pool.submit(lambda: (both.wait(60), torch.get_num_threads())) for _ in range(2)]
+        assert [share.result()[1] for share in shares] == [1, 1]
+    later: list[int] = []
+    other = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert torch.get_num_threads() == 2 and later == [2]
+
+
+def test_what_works_better_in_batches_gets_no_lanes(two_threads: None) -> None:
+    on_cpu = OneBox()
+    on_cpu.device = torch.device("cpu")
+    assert lanes(on_cpu, 1) is None
+    assert lanes(OneBox(), 4) is None  # another device
+    on_cpu.engine = lambda *_: []
+    assert lanes(on_cpu, 4) is None  # another runtime, with threads of its own
+
+
+def test_results_side_by_side_are_the_same_in_every_bit(two_threads: None) -> None:
+    model = maskrcnn.load("shapes")
+    images = [read(path) for path in (EXAMPLES / "coins.png", *sorted((EXAMPLES / "photos").glob("*.jpg")))]
+    wanted = [model.predict_images([image])[0] for image in images]
+    pool = lanes(model, 2)
+    assert pool is not None
+    with pool:
+        found = done_in_order(iter(images), lambda image: model.predict_images([image])[0], pool, 2)
+        for (image, result), want in zip(found, wanted, strict=True):
+            assert result.size == image.size and len(result) == len(want)
+            for name in ("boxes", "labels", "scores", "roi_masks"):
+                assert torch.equal(getattr(result, name), getattr(want, name))
+    assert sum(map(len, wanted)) > 20

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
@@ -284,6 +286,36 @@ def test_requests_with_other_limits_do_not_share_a_pass(model: Held, handed: lis
         assert all(future.result().status_code == 200 for future in (first, *asked))
         assert sorted(o["score"] for o in model.options if o) == [0.1, 0.5, 0.9]
         assert model.batches[-2:] == [2, 2]
+
+
+def test_on_a_cpu_pictures_that_wait_go_side_by_side(
+    handed: list[int], monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    class OnCpu(Held):
+        device = torch.device("cpu")
+
+        def predict_images(self, images, **options):
+            found = super().predict_images(images, **options)
+            if images[0].size == (6, 6):
+                both.wait(PATIENCE)  # breaks unless another is in the network at the same time
+            return found
+
+    model, both = OnCpu(), threading.Barrier(2)
+    with serving(model, batch_size=4) as server, ThreadPoolExecutor(5) as pool:
+
+        def ask(side: int) -> Any:
+            return server.client.post("/v1/predict", content=png(side, side), headers=PNG)
+
+        model.gate.clear()
+        begun = model.begun
+        first = pool.submit(ask, 8)
+        until(lambda: model.begun > begun)  # alone, it has the network for itself
+        asked = [pool.submit(ask, side) for side in (6, 6, 6, 6)]
+        until(lambda: len(handed) == 5)
+        assert model.begun == begun + 1
+        model.gate.set()
+        assert all(future.result().status_code == 200 for future in (first, *asked))
+        assert model.batches[-5:] == [1] * 5
 
 
 def test_a_picture_waits_for_those_that_are_being_decoded(

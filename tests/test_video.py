@@ -23,7 +23,7 @@ from maskrcnn.errors import ConfigError, ImageError
 from maskrcnn.inputs import Video, is_video, open_video
 from maskrcnn.inputs.ahead import ahead
 from maskrcnn.jobs import Step
-from maskrcnn.records import Result
+from maskrcnn.records import Image, Result
 from maskrcnn.track import Tracking, Tracks, assign, follow
 from maskrcnn.videos import _stem, predict_video_file
 
@@ -306,6 +306,28 @@ def test_a_video_and_lines_are_written_with_numbers_and_sound(tmp_path: Path) ->
     assert [round(t, 3) for t, _ in shown] == [i / 10 for i in range(30)]
     assert [b for _, b in packets(report.files[0])] == [b for _, b in packets(path)]
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_frames_side_by_side_give_what_frames_in_turn_give(tmp_path: Path, two_threads: None) -> None:
+    class InTurn(Bright):
+        device = torch.device("meta")
+
+    class Uneven(Bright):
+        """Every second frame takes longer than the next."""
+
+        def find(self, image: Image) -> Result:
+            names.add(threading.current_thread().name.partition("_")[0])
+            time.sleep(0.02 * (left(image.pixels) % 2))
+            return super().find(image)
+
+    names: set[str] = set()
+    path = film(tmp_path / "a.mp4", MOVING)
+    both = [
+        predict_video_file(kind(), path, tmp_path / kind.__name__, track=True)  # type: ignore[arg-type]
+        for kind in (InTurn, Uneven)
+    ]
+    assert both[0].frames == both[1].frames == 30 and names == {"lane"}
+    assert lines(both[0].files[1]) == lines(both[1].files[1])
 
 
 def test_a_part_has_its_own_sound(tmp_path: Path) -> None:

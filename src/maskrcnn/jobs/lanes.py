@@ -25,6 +25,7 @@ def lanes(model: MaskRCNN, most: int) -> ThreadPoolExecutor | None:
     begun = threading.Barrier(count + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # which a thread's first call sets to the process's number
         torch.set_num_threads(total // count)  # of this thread
         begun.wait()
 
