@@ -5,7 +5,8 @@
 The server is a process of its own with the shipped model; the pictures are the photos in examples/, sent as they are.
 
 throughput : images/s of `predict_files` in batches of 1 and 4 (the better counts), and of 1, 4 and 16 clients that
-             each send a picture when the last is answered, in turns; medians of the rounds. Goal: 0.9
+             each keep a connection and send a picture when the last is answered, in turns; medians of the rounds.
+             Also the CPU time of server and clients for each picture, all threads together. Goal: 0.9
 latency    : requests at half of the best throughput, evenly spaced, and at random times (Poisson) for comparison;
              the answer's time over that of the same picture alone in this process, file to JSON; 95th percentile.
              Goal: 2, evenly spaced
@@ -19,6 +20,7 @@ import http.client
 import io
 import itertools
 import json
+import os
 import random
 import signal
 import statistics
@@ -28,7 +30,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,15 +50,30 @@ class Server:
         self.address = urlsplit(url).netloc
 
     def ask(self, data: bytes, kind: str = "image/jpeg") -> int:
-        """Send one picture; the status, once the whole answer is here."""
+        """Send one picture over a new connection; the status, once the whole answer is here."""
+        with self.line() as line:
+            return line(data, kind)
+
+    @contextmanager
+    def line(self) -> Iterator[Callable[..., int]]:
+        """A connection that stays: `ask` as often as wanted."""
         line = http.client.HTTPConnection(self.address, timeout=120)
-        try:
+
+        def ask(data: bytes, kind: str = "image/jpeg") -> int:
             line.request("POST", "/v1/predict", data, {"Content-Type": kind})
             reply = line.getresponse()
             reply.read()
             return reply.status
+
+        try:
+            yield ask
         finally:
             line.close()
+
+    def cpu(self) -> float:
+        """Seconds that its threads have worked so far."""
+        words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def pass_seconds(self) -> float:
         """Mean time of the network for one batch, as /metrics tells it."""
@@ -106,14 +123,14 @@ model = maskrcnn.load()
 photos = sys.argv[2:]
 with tempfile.TemporaryDirectory() as folder:
     predict_files(model, photos[:8], folder + "/warm", save=["json"], batch_size=int(sys.argv[1]))
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     predict_files(model, photos, folder + "/out", save=["json"], batch_size=int(sys.argv[1]))
-    print(len(photos) / (time.perf_counter() - start))
+    print(len(photos) / (time.perf_counter() - start[0]), (time.process_time() - start[1]) / len(photos))
 """
 
 
-def batch_rate(size: int, count: int) -> float:
-    """Images/s of `predict_files` with results.json, in a process of its own."""
+def batch_rate(size: int, count: int) -> tuple[float, float]:
+    """Images/s of `predict_files` with results.json, in a process of its own, and CPU seconds of a picture."""
     with tempfile.TemporaryDirectory() as folder:
         names = []
         for i, path in zip(range(count), itertools.cycle(PHOTOS)):
@@ -122,17 +139,24 @@ def batch_rate(size: int, count: int) -> float:
         done = subprocess.run(
             [sys.executable, "-c", BATCH, str(size), *names], stdout=subprocess.PIPE, check=True
         )
-    return float(done.stdout)
+    rate, work = map(float, done.stdout.split())
+    return rate, work
 
 
 def client_rate(server: Server, clients: int, count: int) -> float:
     """Images/s of so many clients, each with one request at a time."""
     pictures = [path.read_bytes() for path in PHOTOS]
+    left = iter(range(count))  # taken from by one thread at a time
+
+    def client(_: int) -> list[int]:
+        with server.line() as ask:
+            return [ask(pictures[i % len(pictures)]) for i in left]
+
     with ThreadPoolExecutor(clients) as pool:
         start = time.perf_counter()
-        statuses = list(pool.map(lambda i: server.ask(pictures[i % len(pictures)]), range(count)))
+        statuses = [status for some in pool.map(client, range(clients)) for status in some]
         seconds = time.perf_counter() - start
-    assert set(statuses) == {200}, Counter(statuses)
+    assert len(statuses) == count and set(statuses) == {200}, Counter(statuses)
     return count / seconds
 
 
@@ -140,19 +164,30 @@ def throughput(given: argparse.Namespace) -> None:
     """Rates of batches and clients."""
     batch: dict[int, list[float]] = {1: [], 4: []}
     served: dict[int, list[float]] = {1: [], 4: [], 16: []}
+    batch_work = dict.fromkeys(batch, 0.0)
+    work = dict.fromkeys(served, (0.0, 0.0))
     with serving() as running:
         for _ in range(given.rounds):
             for size, rates in batch.items():
-                rates.append(batch_rate(size, given.count))
+                rate, batch_work[size] = batch_rate(size, given.count)
+                rates.append(rate)
             for clients, rates in served.items():
+                before = running.cpu(), time.process_time()
                 rates.append(client_rate(running, clients, given.count))
+                after = running.cpu(), time.process_time()
+                work[clients] = after[0] - before[0], after[1] - before[1]
         for size, rates in batch.items():
-            print(f"predict_files: {statistics.median(rates):.2f} images/s in batches of {size}")
+            print(
+                f"predict_files: {statistics.median(rates):.2f} images/s in batches of {size}; "
+                f"CPU {batch_work[size] * 1000:.0f} ms a picture (last round)"
+            )
         best = [max(of_round) for of_round in zip(*batch.values(), strict=True)]
         for clients, rates in served.items():
             share = statistics.median(a / b for a, b in zip(rates, best, strict=True))
+            ours, theirs = (seconds / given.count * 1000 for seconds in work[clients])
             print(
-                f"{clients:2} clients: {statistics.median(rates):.2f} images/s, {share:.2f} of batch prediction"
+                f"{clients:2} clients: {statistics.median(rates):.2f} images/s, {share:.2f} of batch prediction; "
+                f"CPU {ours:.0f} ms a picture in the server, {theirs:.1f} ms here (last round)"
             )
         print(f"the network's part of it, mean of all passes: {running.pass_seconds() * 1000:.0f} ms a pass")
 

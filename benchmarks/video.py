@@ -1,13 +1,21 @@
-"""Frames a second: the network alone on decoded frames, and the whole of `maskrcnn predict clip.mp4 --track`.
+"""Frames a second of `maskrcnn predict clip.mp4 --track`, against the same frames predicted as pictures.
 
     python benchmarks/video.py [--weights NAME] [--frames 60] [--size 480 640] [--rounds 3]
 
-The film is the coins of examples/photos, moved about. Both sides run in turns; the ratio of the medians counts.
+The film is examples/coins.png, moved about. All sides run in turns, and the ratios of the medians count:
+
+video    : decoding, network, tracking, drawing, an H.264 file and JSON lines
+pictures : `predict_files` of the decoded frames, in batches of 1 and 4 (the better counts): network, drawing, a JPEG
+           file each and results.json
+network  : `predict_images` of the decoded frames, one at a time, and nothing else
+
+Beside each the CPU time of a frame, all threads together.
 """
 
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -17,6 +25,7 @@ from turns import arguments
 
 import maskrcnn
 from maskrcnn.inputs import open_video, read
+from maskrcnn.jobs import predict_files
 from maskrcnn.videos import predict_video_file
 
 COINS = Path(__file__).parent.parent / "examples" / "coins.png"
@@ -52,17 +61,28 @@ def main() -> None:
         images = [frame.image for frame in open_video(path).frames]
         model.predict_images(images[:2])
         predict_video_file(model, path, end=0.1)  # compiles what is compiled at first use
-        alone, whole = [], []
+        sides: dict[str, Callable[[], object]] = {
+            "network": lambda: [model.predict_images([image]) for image in images],
+            "pictures, batches of 1": lambda: predict_files(model, images, f"{folder}/out"),
+            "pictures, batches of 4": lambda: predict_files(model, images, f"{folder}/out", batch_size=4),
+            "video": lambda: predict_video_file(model, path, track=True),
+        }
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for _ in range(given.rounds):
-            start = time.perf_counter()
-            for image in images:
-                model.predict_images([image])
-            alone.append(len(images) / (time.perf_counter() - start))
-            report = predict_video_file(model, path, track=True)
-            whole.append(report.frames / report.seconds)
-    a, b = statistics.median(alone), statistics.median(whole)
-    print(f"network alone {a:.2f} frames/s, video {b:.2f} frames/s, ratio {b / a:.2f}; "
-          f"{report.instances / report.frames:.0f} instances a frame")  # fmt: skip
+            for name, run in sides.items():
+                start = time.perf_counter(), time.process_time()
+                run()
+                seconds[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    rates = {
+        name: len(images) / statistics.median(wall for wall, _ in took) for name, took in seconds.items()
+    }
+    for name, took in seconds.items():
+        work = statistics.median(cpu for _, cpu in took) / len(images) * 1000
+        print(f"{name:22}: {rates[name]:.2f} frames/s, CPU {work:.0f} ms a frame")
+    pictures = max(rate for name, rate in rates.items() if name.startswith("pictures"))
+    print(
+        f"video / pictures {rates['video'] / pictures:.2f}, video / network {rates['video'] / rates['network']:.2f}"
+    )
 
 
 if __name__ == "__main__":
