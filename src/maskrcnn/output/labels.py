@@ -71,6 +71,8 @@ def _place(
     ]  # fmt: skip
     best, least = None, float("inf")
     for rank, (x, y) in enumerate(spots):
+        if rank / 50 >= least:
+            break  # no later one can cost less
         x, y = min(max(x, 0), size[1] - w), min(max(y, 0), size[0] - h)
         spot = (x, y, x + w, y + h)
         hidden = _shared(spot, small) / (w * h)
