@@ -15,7 +15,7 @@ class Settings:
     max_bytes      : of one picture, as it is sent
     max_pixels     : of one picture, checked before it is decoded
     queue          : requests that may wait or be worked on; the next one gets 429
-    batch_size     : pictures that go through the network together
+    batch_size     : pictures that go through the network together, on a CPU side by side
     window         : seconds that a picture waits for others that are being decoded
     upload_seconds : for a request to arrive whole
     answer_seconds : from there to the answer
