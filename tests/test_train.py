@@ -126,14 +126,36 @@ except KeyboardInterrupt:
 """
 
 
+ENDED = """
+import multiprocessing, os
+from maskrcnn.train import Training, feed
+from training_script import TINY, drawn
+
+multiprocessing.set_start_method("fork")
+feed.GRACE = 0.1
+settings, data = Training(batch=2, workers=1), drawn(4)
+batches = feed.feed(data, feed.order(data, TINY, settings), 3, settings, 0, 1, range(9))
+next(batches)
+(worker,) = multiprocessing.active_children()
+worker.terminate()
+worker.join(60)
+print(worker.exitcode, flush=True)
+os._exit(0)
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows starts no process as a copy of another")
-def test_a_loaders_process_says_nothing_of_tensors_that_a_stopped_run_does_not_take() -> None:
+@pytest.mark.parametrize(("script", "said"), [(UNTAKEN, "stopped\n"), (ENDED, "1\n")])
+def test_a_loaders_process_ends_in_silence_when_its_run_stops_or_it_is_told_to(
+    script: str, said: str
+) -> None:
+    """A run that takes no more of its tensors; a system that ends what a run has left behind."""
     environment = os.environ | {"PYTHONPATH": f"{HERE.parent / 'src'}{os.pathsep}{HERE}"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", UNTAKEN], env=environment, capture_output=True, text=True,
+        [sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True,
         timeout=300,
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
 def _runs(process: Path) -> bool:

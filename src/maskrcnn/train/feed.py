@@ -29,6 +29,7 @@ from .settings import Training
 
 TRIES = 3  # pictures that are drawn in place of one that cannot be read, before training ends
 STOPS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 10.0  # seconds that a worker goes on after SIGTERM
 
 
 class Batch:
@@ -186,10 +187,13 @@ def feed(
     )
     with _beginning():
         prepared = iter(loader)
-    for batches in prepared:
-        if isinstance(batches, MaskRCNNError):
-            raise batches
-        yield batches
+    try:
+        for batches in prepared:
+            if isinstance(batches, MaskRCNNError):
+                raise batches
+            yield batches
+    finally:
+        del prepared  # and with it the workers, whatever keeps this frame
 
 
 @contextmanager
@@ -197,7 +201,7 @@ def _beginning() -> Iterator[None]:
     """The state of this process that workers may begin in.
 
     OpenCV's threads end before: a worker would inherit them dead, and wait for them for ever. Signals wait until a
-    worker ignores them.
+    worker knows what to do with them.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -216,8 +220,10 @@ def _begin(parent: int, worker: int) -> None:
     """Let a worker take one core, leave it to its parent to answer what is sent to all processes of a run, and end
     when its parent is killed: it would wait for ever to hand over its last batches."""
     cv2.setNumThreads(1)
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     sys.excepthook = _untaken
 
     def watch() -> None:
@@ -226,6 +232,13 @@ def _begin(parent: int, worker: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _end(number: int, frame: object) -> None:
+    """End some seconds later, when a parent that was also told to has let go of this worker."""
+    timer = threading.Timer(GRACE, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _untaken(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
