@@ -201,26 +201,104 @@ class Operators(nn.Module):
         )
 
 
-def test_operators_are_those_of_onnx() -> None:
-    """Ties, boxes without area, beyond the border and on it; images of which one keeps nothing."""
+@pytest.fixture(scope="module")
+def operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file of `Operators`."""
+    from maskrcnn.engines.onnx import METADATA
     from maskrcnn.engines.onnx_operators import TRANSLATIONS
 
+    program = torch.export.export(Operators(), crowded(), strict=False)
+    graph = torch.onnx.export(program, opset_version=18, custom_translation_table=TRANSLATIONS, verbose=False)
+    assert graph is not None
+    graph.model.metadata_props[METADATA] = "{}"
+    path = tmp_path_factory.mktemp("operators") / "operators.onnx"
+    graph.save(path)
+    return path
+
+
+def crowded() -> tuple[Tensor, ...]:
+    """Ties, boxes without area, beyond the border and on it; images of which one keeps nothing."""
     generator = torch.Generator().manual_seed(0)
     corner, side = (torch.randint(-8, 56, (60, 2), generator=generator) for _ in range(2))
     boxes = torch.cat([corner, corner + side.clamp(min=0)], dim=1).float()
     boxes[0] = torch.tensor([0.0, 0, 64, 64])
-    scores = torch.randint(0, 9, (60,), generator=generator) / 8
+    scores = torch.randint(-4, 5, (60,), generator=generator) / 8
     groups, images = torch.arange(60) % 3, (torch.arange(60) // 20).clamp(max=1) * 2
-    inputs = boxes, scores, groups, images, torch.randn(3, 5, 16, 16, generator=generator)
-    program = torch.export.export(Operators(), inputs, strict=False)
-    graph = torch.onnx.export(program, opset_version=18, custom_translation_table=TRANSLATIONS, verbose=False)
-    assert graph is not None
-    session = onnxruntime.InferenceSession(graph.model_proto.SerializeToString())
-    outputs = session.run(
-        None, {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs, strict=True)}
-    )
-    for ours, theirs in zip(Operators()(*inputs), outputs, strict=True):
+    return boxes, scores, groups, images, torch.randn(3, 5, 16, 16, generator=generator)
+
+
+def test_operators_are_those_of_onnx(operators: Path) -> None:
+    session = onnxruntime.InferenceSession(operators)
+    names = [entry.name for entry in session.get_inputs()]
+    arrays = [tensor.numpy() for tensor in crowded()]
+    outputs = session.run(None, dict(zip(names, arrays, strict=True)))
+    for ours, theirs in zip(Operators()(*crowded()), outputs, strict=True):
         assert torch.allclose(ours, torch.from_numpy(theirs), atol=1e-5)
+
+
+def test_openvino_chooses_the_same_boxes(operators: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="maskrcnn[openvino]")
+    from maskrcnn.engines.openvino import convert_onnx
+
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    network = openvino.compile_model(convert_onnx(operators), "CPU", exact)
+    found = network([tensor.numpy() for tensor in crowded()])
+    for i, ours in enumerate(Operators()(*crowded())[:4]):  # those before pooling
+        assert ours.tolist() == found[i].tolist()
+
+
+def test_no_runtime_sorts_all_candidates(exported: Path) -> None:
+    """OpenVINO sorts stably in quadratic time; and what suppression leaves out needs no order."""
+    import onnx
+
+    graph = onnx.load(exported / "model.onnx").graph
+    maker = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name for tensor in graph.initializer}
+    limited = [
+        node for node in graph.node
+        if node.op_type == "TopK" and maker[node.input[1]].op_type == "Min"
+        and any(name in constants or maker[name].op_type == "Constant" for name in maker[node.input[1]].input)
+    ]  # fmt: skip
+    assert len(limited) == 7  # the best of five levels, of the proposals and of the detections
+    # Pooling puts its rows back in the order of proposals, and of detections.
+    assert sum(node.op_type == "TopK" for node in graph.node) == 7 + 2
+
+    pytest.importorskip("openvino", reason="maskrcnn[openvino]")
+    from maskrcnn.engines.openvino import convert_onnx
+
+    network = convert_onnx(exported / "model.onnx")
+    sorts = [node for node in network.get_ops() if node.get_type_name() == "TopK"]
+    assert sorts and not any(node.get_attributes()["stable"] for node in sorts)
+
+
+def test_more_than_openvino_can_order_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="maskrcnn[openvino]")
+    from maskrcnn.engines import export
+
+    with pytest.raises(ConfigError, match="at most 46340 for OpenVINO, got 50000"):
+        export(network(pre_nms=50_000), tmp_path / "model.xml", "openvino")
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 10**9])
+@pytest.mark.parametrize(("count", "k"), [(0, 0), (1, 1), (9, 2), (7000, 7000), (9000, 900)])
+def test_openvino_takes_the_lower_index_of_equal_scores(count: int, k: int, distinct: int) -> None:
+    openvino = pytest.importorskip("openvino", reason="maskrcnn[openvino]")
+    from openvino import opset11
+
+    from maskrcnn.engines.openvino import keep_order_of_ties
+
+    scores = opset11.parameter([-1, -1], np.float32)
+    limit = opset11.parameter([], np.int64)
+    best = opset11.topk(scores, limit, 1, "max", "value", "i64")
+    network = openvino.Model(best.outputs(), [scores, limit])
+    keep_order_of_ties(network)
+    rows = np.random.default_rng(0).integers(-distinct // 2, distinct, (2, count)).astype(np.float32)
+    values, indices = openvino.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+        [rows, np.array(k)]
+    ).values()
+    wanted = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+    assert np.array_equal(indices, wanted)
+    assert np.array_equal(values, np.take_along_axis(rows, wanted, axis=1))
 
 
 @pytest.mark.parametrize("size", [(303, 384), (640, 480), (50, 700), (1, 1)])

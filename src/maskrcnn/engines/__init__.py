@@ -23,7 +23,7 @@ from .openvino import open_openvino, save_openvino
 from .runner import Run, Runner
 
 ENGINES = ("auto", "torch", "onnxruntime", "openvino")
-GRAPH_VERSION = 1  # of what export writes; another one makes the files in the cache anew
+GRAPH_VERSION = 2  # of what export writes; another one makes the files in the cache anew
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from onnxscript import opset18
 
 op: Any = opset18  # typed for single operators, not for what one gives to the next
 FLOAT = 1  # onnx.TensorProto.FLOAT
+LEAST = torch.finfo(torch.float32).min  # below every score
 
 
 def top_k(scores: Any, k: int) -> Any:
@@ -18,36 +19,36 @@ def top_k(scores: Any, k: int) -> Any:
     return op.TopK(scores, op.Min(have, op.Constant(value_ints=[k])), axis=1)[1]
 
 
-def nms_sorted(boxes: Any, images: Any, groups: Any, threshold: float, limit: int, shift_up_to: int) -> Any:
-    """NonMaxSuppression with a class for each group of each image, and falling scores for the order."""
+def nms(
+    boxes: Any, scores: Any, images: Any, groups: Any, threshold: float, limit: int, shift_up_to: int
+) -> Any:
+    """NonMaxSuppression, which sorts by itself, with a class for each group of each image; then the best of each image.
+
+    What was not kept is not sorted again: runtimes may sort slowly.
+    """
     zero, one = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
-    count = op.Shape(boxes, start=0, end=1)
-    positions = _range(count)
+    count, least = op.Shape(boxes, start=0, end=1), op.Constant(value_floats=[LEAST])
+    images = op.Expand(zero, count) if images is None else images
     image_count = op.Add(op.ReduceMax(op.Concat(zero, images, axis=0)), one)
-    group_count = op.Add(op.ReduceMax(op.Concat(zero, groups, axis=0)), one)
-    if shift_up_to:
-        boxes = _apart(boxes, images, groups, image_count, shift_up_to)
-    family = op.Add(op.Mul(images, group_count), groups)
-    families = _range(op.Mul(image_count, group_count))
-    member = op.Equal(op.Unsqueeze(families, one), op.Unsqueeze(family, zero))
-    falling = op.Cast(op.Unsqueeze(op.Sub(count, positions), zero), to=FLOAT)
-    scores = op.Where(member, falling, op.Constant(value_floats=[0.0]))
+    family, family_count = images, image_count
+    if groups is not None:
+        group_count = op.Add(op.ReduceMax(op.Concat(zero, groups, axis=0)), one)
+        family, family_count = op.Add(op.Mul(images, group_count), groups), op.Mul(image_count, group_count)
+        if shift_up_to:
+            boxes = _apart(boxes, images, groups, image_count, shift_up_to)
+    most = count if limit < 0 else op.Constant(value_ints=[limit])
     chosen = op.NonMaxSuppression(
-        op.Unsqueeze(boxes, zero), op.Unsqueeze(scores, zero), count if limit < 0 else op.Constant(value_ints=[limit]),
-        op.Constant(value_floats=[threshold]), op.Constant(value_floats=[0.5]),
+        op.Unsqueeze(boxes, zero), op.Unsqueeze(_by_owner(scores, family, family_count), zero), most,
+        op.Constant(value_floats=[threshold]), least,
     )  # fmt: skip
     rows = op.Squeeze(op.Gather(chosen, op.Constant(value_ints=[2]), axis=1), one)
-    # The positions in ascending order are image by image and by falling score.
-    kept = _sorted(rows)
-    if limit < 0:
-        return kept
-    # The limit is that of an image over all its groups.
-    image = op.Gather(images, kept)
-    ones = _same(image, 1)
-    per_image = op.ScatterElements(op.Expand(zero, image_count), image, ones, axis=0, reduction="add")
-    before = op.Gather(op.CumSum(per_image, zero, exclusive=1), image)
-    place = op.Sub(op.CumSum(ones, zero, exclusive=1), before)
-    return op.Compress(kept, op.Less(place, op.Constant(value_ints=[limit])), axis=0)
+    # Ascending, for the sake of ties. The limit is that of an image over all its groups.
+    kept = op.Squeeze(op.NonZero(op.ScatterElements(op.Expand(zero, count), rows, _same(rows, 1))), zero)
+    theirs = _by_owner(op.Gather(scores, kept), op.Gather(images, kept), image_count)
+    best, place = op.TopK(theirs, op.Min(op.Shape(kept), most), axis=1)
+    flat = op.Constant(value_ints=[-1])
+    real = op.Reshape(op.Greater(best, least), flat)
+    return op.Compress(op.Reshape(op.Gather(kept, place), flat), real, axis=0)
 
 
 def roi_align(
@@ -60,16 +61,10 @@ def roi_align(
     )  # fmt: skip
 
 
-def stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-    """TopK of all of a (n,), for which torch.onnx has no translation of its own."""
-    return op.TopK(values, op.Shape(values), axis=dim, largest=int(descending))
-
-
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.maskrcnn.top_k.default: top_k,
-    torch.ops.maskrcnn.nms_sorted.default: nms_sorted,
+    torch.ops.maskrcnn.nms.default: nms,
     torch.ops.maskrcnn.roi_align.default: roi_align,
-    torch.ops.aten.sort.stable: stable_sort,
 }
 
 
@@ -100,6 +95,7 @@ def _same(values: Any, number: int) -> Any:
     return op.Expand(op.Constant(value_ints=[number]), op.Shape(values))
 
 
-def _sorted(rows: Any) -> Any:
-    """Distinct (n,) int64, ascending."""
-    return op.TopK(rows, op.Shape(rows), axis=0, largest=0)[0]
+def _by_owner(scores: Any, owner: Any, count: Any) -> Any:
+    """(n,) scores in the row of (count, n) that each is owned by, elsewhere `LEAST`."""
+    mine = op.Equal(op.Unsqueeze(_range(count), op.Constant(value_ints=[1])), owner)
+    return op.Where(mine, scores, op.Constant(value_floats=[LEAST]))

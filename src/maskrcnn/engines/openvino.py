@@ -11,17 +11,20 @@ import numpy as np
 import torch
 
 from ..config import Config
-from ..errors import MissingExtraError, WeightsError
+from ..errors import ConfigError, MissingExtraError, WeightsError
 from ..model import MaskRCNN
 from .export import INPUT, OUTPUTS
 from .onnx import METADATA, save_onnx
 from .runner import Run
 
+MOST_SORTED = 46_340  # boxes of an image; the largest number whose square fits into int32
+
 
 def save_openvino(model: MaskRCNN, path: Path) -> None:
     """Write ``path`` (.xml) and its .bin, float32.
 
-    Raises MissingExtraError without openvino, onnx and onnxscript; ConfigError as `trace_program`.
+    Raises MissingExtraError without openvino, onnx and onnxscript; ConfigError as `trace_program`, and for more
+    candidates than `MOST_SORTED`.
     """
     write(convert(model), path)
 
@@ -29,6 +32,12 @@ def save_openvino(model: MaskRCNN, path: Path) -> None:
 def convert(model: MaskRCNN) -> Any:
     """The network as an openvino.Model."""
     import_openvino()  # before a minute of export
+    config = model.config
+    most = max(config.pre_nms, config.proposals, config.max_detections)
+    if most > MOST_SORTED:
+        raise ConfigError(
+            f"pre_nms, proposals, max_detections: want at most {MOST_SORTED} for OpenVINO, got {most}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save_onnx(model, path)
@@ -40,7 +49,7 @@ def convert_onnx(path: Path) -> Any:
     import onnx
 
     network = import_openvino().convert_model(path)
-    _keep_order_of_ties(network)
+    keep_order_of_ties(network)
     stored = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     network.set_rt_info(stored[METADATA], METADATA)
     return network
@@ -95,17 +104,42 @@ def import_openvino() -> Any:
     return openvino
 
 
-def _keep_order_of_ties(network: Any) -> None:
-    """ONNX's TopK takes the lower index first of equal values; OpenVINO's does so if asked, which its reader is not."""
-    from openvino import opset11
+def keep_order_of_ties(network: Any) -> None:
+    """ONNX's TopK takes the lower index first of equal values, OpenVINO's any, or in quadratic time if asked to.
 
+    What it sorts of integers are distinct ones.
+    """
     for node in network.get_ordered_ops():
-        if node.get_type_name() != "TopK":
-            continue
-        kept = node.get_attributes()
-        stable = opset11.topk(
-            node.input_value(0), node.input_value(1), kept["axis"], kept["mode"], kept["sort"],
-            kept["index_element_type"], stable=True,
-        )  # fmt: skip
-        for old, new in zip(node.outputs(), stable.outputs(), strict=True):
-            old.replace(new)
+        if node.get_type_name() == "TopK" and node.get_output_element_type(0).is_real():
+            for old, new in zip(node.outputs(), _stable_top_k(node), strict=True):
+                old.replace(new)
+
+
+def _stable_top_k(node: Any) -> tuple[Any, Any]:
+    """Values and indices of a TopK of the rows of (b, n), best first and of equal ones the lower index first.
+
+    Equal values are told apart by their place in keys below ``MOST_SORTED`` squared, which fit into int32.
+    """
+    from openvino import opset13 as ops
+
+    assert (node.get_attributes()["axis"], node.get_attributes()["mode"]) == (1, "max")
+    values, k, axis = node.input_value(0), node.input_value(1), np.int64(1)
+
+    def number(of: Any) -> Any:
+        return ops.convert(of, "i32")
+
+    # Which ones, in the order of their indices: all above the worst, and of those equal to it the first.
+    best = ops.topk(values, k, 1, "max", "value", "i32").output(0)
+    worst = ops.reduce_min(best, axis, keep_dims=True)
+    above, equal = ops.greater(values, worst), ops.equal(values, worst)
+    room = ops.subtract(number(k), ops.reduce_sum(number(above), axis, keep_dims=True))
+    first = ops.less_equal(ops.cum_sum(number(equal), axis), room)
+    chosen = ops.logical_or(above, ops.logical_and(equal, first))
+    index = ops.reshape(ops.gather(ops.non_zero(chosen), axis, np.int64(0)), ops.shape_of(best), False)
+
+    # Then in their own order: by the number of larger values that there are, and by place.
+    place = ops.topk(ops.gather_elements(values, index, 1), k, 1, "max", "value", "i32").output(1)
+    steps = number(ops.not_equal(best, ops.roll(best, np.int64(-1), axis)))
+    keys = ops.add(ops.multiply(ops.cum_sum(steps, axis, exclusive=True), number(k)), place)
+    order = ops.topk(keys, k, 1, "min", "value", "i32").output(1)
+    return best, ops.gather_elements(index, ops.gather_elements(place, order, 1), 1).output(0)

@@ -31,21 +31,10 @@ def nms(
     shift_up_to : where an image has no more boxes than this, its groups are told apart as in `apart`
     Returns: indices of the kept boxes, image by image and by falling score; of equal scores the lower index first
     """
-    order = torch.sort(scores.detach(), descending=True, stable=True).indices
-    one = torch.zeros_like(order)
-    if images is not None:
-        order = order[torch.sort(images[order], stable=True).indices]
     # An operator of PyTorch's for graphs alone: its first call imports the compiler, for a second.
-    suppress = torch.ops.maskrcnn.nms_sorted if torch.compiler.is_compiling() else _nms_sorted
-    kept = suppress(
-        boxes.detach().index_select(0, order).float().contiguous(),  # an index in brackets wakes all threads
-        one if images is None else images[order],
-        one if groups is None else groups[order].long(),
-        threshold,
-        -1 if limit is None else limit,
-        0 if groups is None else shift_up_to,
-    )
-    return order[kept]
+    suppress = torch.ops.maskrcnn.nms if torch.compiler.is_compiling() else _nms
+    most = -1 if limit is None else limit
+    return suppress(boxes.detach(), scores.detach(), images, groups, threshold, most, shift_up_to)
 
 
 def apart(boxes: Float[Tensor, "n 4"], groups: Int[Tensor, "n"]) -> Float[Tensor, "n 4"]:
@@ -86,6 +75,48 @@ def _top_row(scores: Tensor, k: int) -> Tensor:
     return index[torch.sort(scores[index], descending=True, stable=True).indices[:k]]
 
 
+def _nms(
+    boxes: Tensor,
+    scores: Tensor,
+    images: Tensor | None,
+    groups: Tensor | None,
+    threshold: float,
+    limit: int,
+    shift_up_to: int,
+) -> Tensor:
+    """`nms`; ``limit`` < 0 for all."""
+    order = torch.sort(scores, descending=True, stable=True).indices
+    one = torch.zeros_like(order)
+    if images is not None:
+        order = order[torch.sort(images[order], stable=True).indices]
+    kept = _nms_sorted(
+        boxes.index_select(0, order).float().contiguous(),  # an index in brackets wakes all threads
+        one if images is None else images[order],
+        one if groups is None else groups[order].long(),
+        threshold,
+        limit,
+        0 if groups is None else shift_up_to,
+    )
+    return order[kept]
+
+
+_nms_operator = torch.library.custom_op("maskrcnn::nms", _nms, mutates_args=())
+
+
+@_nms_operator.register_fake
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    images: Tensor | None,
+    groups: Tensor | None,
+    threshold: float,
+    limit: int,
+    shift_up_to: int,
+) -> Tensor:
+    kept = torch.library.get_ctx().new_dynamic_size(max=2**31)  # products of it stay within int64
+    return scores.new_empty(kept, dtype=torch.int64)
+
+
 def _nms_sorted(
     boxes: Tensor, images: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int
 ) -> Tensor:
@@ -110,17 +141,6 @@ def _nms_sorted(
         kept.append(start + found)
         start += n
     return torch.cat(kept)
-
-
-_nms_operator = torch.library.custom_op("maskrcnn::nms_sorted", _nms_sorted, mutates_args=())
-
-
-@_nms_operator.register_fake
-def _(
-    boxes: Tensor, images: Tensor, groups: Tensor, threshold: float, limit: int, shift_up_to: int
-) -> Tensor:
-    kept = torch.library.get_ctx().new_dynamic_size(max=2**31)  # products of it stay within int64
-    return groups.new_empty(kept)
 
 
 def _blockwise(boxes: Tensor, groups: Tensor, threshold: float, limit: int, block: int = 1024) -> Tensor:
