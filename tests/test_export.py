@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +34,9 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="maskrcnn[onnx]")
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
 
-def calm() -> MaskRCNN:
+def calm(**changes: Any) -> MaskRCNN:
     """Small and random, with scores that are not all 0 or 1: then rounding moves nothing by much."""
-    model = network(min_size=128, max_size=256, score=0.05, min_scale=0.0)
+    model = network(min_size=128, max_size=256, score=0.05, min_scale=0.0, **changes)
     with torch.no_grad():
         for head in (
             model.rpn.objectness,
@@ -52,7 +53,13 @@ def calm() -> MaskRCNN:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of model.safetensors and model.onnx, written by the command line."""
     folder = tmp_path_factory.mktemp("exported")
-    maskrcnn.save(calm(), folder / "model.safetensors")
+    export(calm(), folder)
+    return folder
+
+
+def export(model: MaskRCNN, folder: Path) -> None:
+    """To model.onnx, in a process of its own, which compares what both find."""
+    maskrcnn.save(model, folder / "model.safetensors")
     command = [
         sys.executable,
         "-m",
@@ -65,7 +72,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 without a partner" in done.stdout
-    return folder
 
 
 def photos(size: tuple[int, int], count: int) -> np.ndarray:
@@ -92,6 +98,11 @@ def test_a_runtime_alone_finds_the_same(exported: Path, size: tuple[int, int], c
     parity = compare(pairs, SMALL.score)
     assert parity.detections > 0
     assert parity.holds, parity.text()
+
+
+def test_a_network_of_matterports_exports(tmp_path: Path) -> None:
+    export(calm(dialect=MATTERPORT), tmp_path)
+    assert len(maskrcnn.load(tmp_path / "model.onnx").predict(photos((100, 150), 1)[0]))
 
 
 def test_load_predicts_from_the_file(exported: Path) -> None:

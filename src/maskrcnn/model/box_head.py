@@ -78,6 +78,9 @@ def _above_threshold(scores: BoxScores, config: Config) -> tuple[Tensor, Tensor,
         best, label = probability.max(dim=1)
         foreground = label < config.num_classes
         passed = torch.nonzero(foreground & _passes(best, config)).squeeze(1)
+        torch._check(
+            passed.shape[0] <= 2**31
+        )  # in a graph, where sizes otherwise are beyond what ONNX can count
         return passed, label[passed], best[passed]
     probability = probability[:, :-1]
     roi, label = torch.nonzero(_passes(probability, config)).unbind(1)
