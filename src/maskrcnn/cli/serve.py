@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +66,8 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve the model: a page for people at /, an API for programs at /v1. Needs maskrcnn\\[serve]."""
+    # Threads of a pass wait for each other awake, but for a moment only: others want their cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         from ..serve import Settings, run
     except ModuleNotFoundError as error:
@@ -77,7 +81,9 @@ def serve(
     if token is None and host not in ("127.0.0.1", "::1", "localhost"):
         stderr.print("[yellow]open to everyone who reaches this address; --token asks for one[/]")
     fleet = fleet_of(ray, device, address, workers, worker_cpus, worker_gpus)
-    model = load_model(weights, config, setting, "cpu" if ray else device)
+    # in a thread that ends, and its OpenMP team with it: with more threads than cores in teams, none waits awake
+    with ThreadPoolExecutor(1) as pool:
+        model = pool.submit(load_model, weights, config, setting, "cpu" if ray else device).result()
 
     def tell(url: str) -> None:
         name = escape(Path(str(model.source)).name)
