@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from maskrcnn.ops.paste import paste_crop, paste_soft
+from maskrcnn.ops.paste import paste_crop, paste_soft, paste_whole
 from maskrcnn.ops.resize import skimage_resize
 
 SIZE = (60, 84)  # of the images that detectron2 and torchvision pasted into
@@ -168,3 +169,22 @@ def test_pixels_of_whole_stretches_are_those_computed_one_by_one(rule, low):
         soft, same = paste_soft(mask, xyxy, (200, 300), rule)
         assert corner == same
         np.testing.assert_array_equal(crop, soft >= 0.5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_whole_masks_are_the_crops_in_their_places(rule, threads):
+    """Seven of them, on threads that share them unevenly; among them one outside and one without area."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((7, 14, 14), np.float32)
+    boxes = np.float32([[3, 4, 40, 50], [-9, -9, 20, 20], [70, 40, 99, 99], [0, 0, 84, 60], [5.5, 6.5, 9.25, 8],
+                        [90, 70, 99, 99], [8, 8, 8, 8]])  # fmt: skip
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = paste_whole(masks, boxes, SIZE, rule)
+    finally:
+        torch.set_num_threads(before)
+    for mask, xyxy, out in zip(masks, boxes, whole, strict=True):
+        assert np.array_equal(out, embed(paste_crop(mask, xyxy, SIZE, rule), SIZE))
+    assert paste_whole(masks[:0], boxes[:0], SIZE, rule).shape == (0, *SIZE)

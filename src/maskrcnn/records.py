@@ -7,7 +7,6 @@ exclusive. Records of a batch are flat: row i belongs to image ``image_index[i]`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeError
-from .ops.paste import paste_crop
+from .ops.paste import paste_crop, paste_whole
 from .ops.runs import to_crop
 
 if TYPE_CHECKING:
@@ -302,16 +301,14 @@ class Result:
     @property
     def masks(self) -> Tensor:
         """(n, h, w) bool, decoded anew at each access: n times the area of the image in bytes."""
-        dense = np.zeros((len(self), *self.size), bool)  # zeroed lazily: only the boxes cost memory bandwidth
-        threads = torch.get_num_threads()
-
-        def paste(first: int) -> None:
-            for i in range(first, len(self), threads):
-                crop, (y, x) = self.crop(i)
-                dense[i, y : y + crop.shape[0], x : x + crop.shape[1]] = crop
-
-        with ThreadPoolExecutor(threads) as pool:  # half of the time goes to zeroing the pages
-            list(pool.map(paste, range(threads)))
+        if self.runs is None:
+            return torch.from_numpy(
+                paste_whole(self.roi_masks.numpy(), self.boxes.numpy(), self.size, self.paste)
+            )
+        dense = np.zeros((len(self), *self.size), bool)
+        for i in range(len(self)):
+            crop, (y, x) = self.crop(i)
+            dense[i, y : y + crop.shape[0], x : x + crop.shape[1]] = crop
         return torch.from_numpy(dense)
 
     def rle(self) -> list[dict[str, Any]]:

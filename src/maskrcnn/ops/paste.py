@@ -12,15 +12,14 @@ skimage     Matterport: integer box, skimage.transform.resize with zeros outside
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
+import torch
 
 Rule = Literal["aligned", "torchvision", "last_pixel", "skimage"]
 Corner = tuple[int, int]
-Taps = tuple[np.ndarray, np.ndarray]  # (n, 2) int64 positions and (n, 2) float64 weights
-
-THRESHOLD = 0.5
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 def paste_crop(
@@ -37,13 +36,29 @@ def paste_crop(
     first pixel. Without common pixels the array is empty. Equals Matterport's masks in every pixel, and those
     of detectron2 up to values within float32 rounding of 0.5.
     """
-    from . import loops
+    from . import paste_loops
 
-    rows, columns, corner, low, high = _plan(roi_mask, box, size, rule)
-    crop = np.empty((len(rows[0]), len(columns[0])), np.bool_)
-    if crop.size:
-        loops.paste_hard(roi_mask, *rows, *columns, low, high, np.float32(THRESHOLD), crop)
-    return crop, corner
+    crop, y, x = paste_loops.hard(roi_mask, box, *size, RULES.index(rule))
+    return crop, (y, x)
+
+
+def paste_whole(
+    roi_masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rule: Rule = "aligned"
+) -> np.ndarray:
+    """As `paste_crop`, n masks (n, m, m) of boxes (n, 4), as (n, h, w) bool, on PyTorch's threads."""
+    from . import paste_loops, team
+
+    out = np.zeros((len(boxes), *size), np.bool_)  # zeroed lazily: only the boxes cost memory bandwidth
+    if team.team() is None:
+        for each, mask, box in zip(out, roi_masks, boxes, strict=True):
+            paste_loops.into(each, mask, box, RULES.index(rule))
+        return out
+    masks, boxes = (np.ascontiguousarray(given, np.float32) for given in (roi_masks, boxes))
+    team.run(
+        paste_loops.whole().address, masks.ctypes.data, boxes.ctypes.data, out.ctypes.data, len(boxes),
+        masks.shape[1], *size, RULES.index(rule), torch.get_num_threads(),
+    )  # fmt: skip
+    return out
 
 
 def paste_soft(
@@ -53,93 +68,7 @@ def paste_soft(
 
     Only inside the box: detectron2 lets `aligned` masks fade out half a mask cell further.
     """
-    from . import loops
+    from . import paste_loops
 
-    rows, columns, corner, low, high = _plan(roi_mask, box, size, rule)
-    crop = np.empty((len(rows[0]), len(columns[0])), np.float32)
-    if crop.size:
-        loops.paste_soft(roi_mask, *rows, *columns, low, high, crop)
-    return crop, corner
-
-
-def zoom_taps(length: int, out: int, start: int, stop: int) -> Taps:
-    """Taps of scipy.ndimage.zoom (order 1, grid_mode), ``length`` to ``out`` samples, for start..stop - 1.
-
-    The second weight is 1 - (1 - t), not t, because that is how scipy rounds it.
-    """
-    at = (np.arange(start, stop) + 0.5) * (length / out) - 0.5
-    floor = np.floor(at)
-    first = 1.0 - (at - floor)
-    return _inside(floor.astype(np.int64), first, 1.0 - first, length)
-
-
-def _plan(
-    roi_mask: np.ndarray, box: np.ndarray, size: tuple[int, int], rule: Rule
-) -> tuple[Taps, Taps, Corner, np.float32, np.float32]:
-    """Taps of the rows and columns, the corner they start at, and the range that values are kept within."""
-    low, high = np.float32(-np.inf), np.float32(np.inf)
-    axis = {
-        "aligned": _aligned, "torchvision": _torchvision, "last_pixel": _last_pixel, "skimage": _skimage
-    }[rule]  # fmt: skip
-    if rule == "skimage":
-        low, high = roi_mask.min(), roi_mask.max()
-    columns, x = axis(roi_mask.shape[1], box[0], box[2], size[1])
-    rows, y = axis(roi_mask.shape[0], box[1], box[3], size[0])
-    return rows, columns, (y, x), low, high
-
-
-def _aligned(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
-    """Pixel centre x + 0.5 in a box low..high is at (x + 0.5 - low) / (high - low) * m - 0.5 in the mask."""
-    if not high > low:
-        return _nothing(low, limit)
-    low, high = float(low), float(high)
-    # beyond the box a mask fades out over half a cell, but always below 0.5
-    first, last = _span(np.floor(low), np.ceil(high), limit)
-    at = (np.arange(first, last) + 0.5 - low) / (high - low) * m - 0.5
-    floor = np.floor(at)
-    return _inside(floor.astype(np.int64), 1.0 - (at - floor), at - floor, m), first
-
-
-def _torchvision(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
-    """torch's bilinear interpolation of the padded mask over an integer box with inclusive ends."""
-    first_edge, last_edge = np.float32(low), np.float32(high)  # float32, or a cut could fall differently
-    centre = (last_edge + first_edge) * np.float32(0.5)
-    half = (last_edge - first_edge) * np.float32(0.5) * np.float32((m + 2) / m)
-    start, end = int(centre - half), int(centre + half)  # cut towards zero, as the source does
-    length = max(end - start + 1, 1)
-    first, last = _span(start, end + 1, limit)
-    at = np.maximum((np.arange(first, last) - start + 0.5) * ((m + 2) / length) - 0.5, 0.0)
-    floor = np.minimum(np.floor(at), m + 1)
-    return _inside(floor.astype(np.int64) - 1, 1.0 - (at - floor), at - floor, m), first
-
-
-def _last_pixel(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
-    """As `_torchvision`, for a box that ends behind its last pixel."""
-    return _torchvision(m, low, float(np.float32(high) - np.float32(1)), limit)
-
-
-def _skimage(m: int, low: float, high: float, limit: int) -> tuple[Taps, int]:
-    """Resizing of the mask to the integer box."""
-    start, end = round(float(low)), round(float(high))
-    if end <= start:
-        return _nothing(low, limit)
-    first, last = _span(start, end, limit)
-    return zoom_taps(m, end - start, first - start, last - start), first
-
-
-def _span(start: float, end: float, limit: int) -> tuple[int, int]:
-    """start..end as far as it lies in 0..limit; empty if it does not."""
-    first = min(max(int(start), 0), limit)
-    return first, max(min(int(end), limit), first)
-
-
-def _inside(low: np.ndarray, first: np.ndarray, second: np.ndarray, length: int) -> Taps:
-    from . import loops
-
-    taps: Taps = loops.inside(low, first, second, length)
-    return taps
-
-
-def _nothing(at: float, limit: int) -> tuple[Taps, int]:
-    """No taps, at a corner within the image."""
-    return (np.empty((0, 2), np.int64), np.empty((0, 2))), int(np.clip(np.nan_to_num(at), 0, limit))
+    crop, y, x = paste_loops.soft(roi_mask, box, *size, RULES.index(rule))
+    return crop, (y, x)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from .paste import zoom_taps
-
 
 def skimage_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear resize with zeros outside, kept within the image's own range, bit for bit as scikit-image.
@@ -22,7 +20,8 @@ def skimage_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     layers = np.ascontiguousarray(image if image.ndim == 3 else image[..., None])
     out = np.empty((*size, layers.shape[2]))
-    rows = zoom_taps(layers.shape[0], size[0], 0, size[0])
-    columns = zoom_taps(layers.shape[1], size[1], 0, size[1])
-    loops.zoom(layers, *rows, *columns, float(layers.min()), float(layers.max()), out)
+    rows = loops.zoom_taps(layers.shape[0], size[0], 0, size[0])
+    columns = loops.zoom_taps(layers.shape[1], size[1], 0, size[1])
+    low, high = float(layers.min()), float(layers.max())
+    loops.zoom(layers, *rows, *columns, low, high, out)  # type: ignore[call-arg]
     return out if image.ndim == 3 else out[..., 0]
