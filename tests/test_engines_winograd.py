@@ -87,7 +87,10 @@ def test_compiling_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_weights_come_out_the_same_in_parts_and_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [0, 96 * 32])
+def test_weights_come_out_the_same_in_parts_and_whole(
+    width: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Small maps have all transformed weights kept, large ones make them for some outputs at a time."""
     monkeypatch.setattr(winograd, "lanes", lambda: width)
     monkeypatch.setattr(winograd, "TOGETHER", 32 * 64)
@@ -95,7 +98,8 @@ def test_weights_come_out_the_same_in_parts_and_whole(width: int, monkeypatch: p
     torch.manual_seed(0)
     weight, scale = torch.randn(96, 32, 3, 3), torch.rand(96) + 0.5
     layer = winograd.Winograd(weight, scale, None)
-    for side, kept in ((winograd.TILE * 7, False), (8, True), (winograd.TILE * 7, True)):
+    monkeypatch.setattr(winograd, "KEPT", most)
+    for side, kept in ((winograd.TILE * 7, False), (8, True), (winograd.TILE * 7, most > 0)):
         x = torch.randn(1, 32, side, side).contiguous(memory_format=torch.channels_last)
         wanted = F.conv2d(x.double(), weight.double() * scale[:, None, None, None], padding=1)
         assert (layer(x, False) - wanted).abs().max() < 5e-5 * wanted.abs().max()

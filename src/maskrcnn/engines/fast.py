@@ -28,6 +28,8 @@ Compute = Callable[[Tensor, Tensor | None], Tensor]  # input, and what is added 
 
 def attach(model: MaskRCNN) -> None:
     """Give every layer its kernel, where PyTorch was built with oneDNN; elsewhere the layers compute themselves."""
+    from ..ops import loops, paste_loops, roi_kernel  # noqa: F401  with numba; not as a part of the first picture
+
     if torch.backends.mkldnn.is_available():
         for layer in model.modules():
             if isinstance(layer, (Conv, Linear)):

@@ -23,6 +23,7 @@ from ..ops.team import lanes, run, team
 
 TILE, SPAN, POINTS = 4, 6, 36  # outputs and inputs along a tile's side, products
 TOGETHER = 1 << 16  # pairs of input and output whose weights are transformed together, to 9 MB
+KEPT = 1 << 14  # pairs whose transformed weights, 2.4 MB, are kept by layers that also see large maps
 SPARE = 48  # numbers between two points' weights: at distances of some power of 2 all would share one set of the cache
 FEW = 40  # tiles, of which computing takes no more than three times as long as transforming the weights
 NEAR, FAR = 3 / 4, 3 / 2  # the polynomials' points are 0, these with both signs, and infinity; see `spread`
@@ -63,7 +64,8 @@ class Winograd:
     """One layer's weights (c_out, c_in, 3, 3), a factor for each output, and its bias; channels `fit`.
 
     The transformed weights are four times the weights, 220 MB for a ResNet-50: they are made at each call, for as
-    many outputs at a time as stay in the cache, and kept only for layers that see small maps.
+    many outputs at a time as stay in the cache. Those of layers that see small maps are kept, if there are many only
+    until a larger one comes.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> None:
@@ -99,6 +101,8 @@ class Winograd:
                 self.kept = self._lift(0, self.c_out, lasting(POINTS * (self.c_in * self.c_out + SPARE)))
             yield 0, self.c_out, self.kept
             return
+        if self.c_in * self.c_out > KEPT:
+            self.kept = None
         width, rooms = 2 * kernel().lanes, kernel().rooms
         some = TOGETHER // self.c_in // width * width
         room = rooms.pop() if rooms else maps(1, 1, POINTS, TOGETHER + SPARE)
