@@ -20,10 +20,8 @@ MARGIN = 1e-6  # more than sums of four products in another order differ by
 @njit(cache=True, nogil=True)
 def hard(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     """`paste.paste_crop`: the crop, and the y and x of its first pixel."""
-    (ys, wy, y), (xs, wx, x) = (
-        _axis(rule, mask.shape[0], box[1], box[3], h),
-        _axis(rule, mask.shape[1], box[0], box[2], w),
-    )
+    ys, wy, y = _axis(rule, mask.shape[0], box[1], box[3], h)
+    xs, wx, x = _axis(rule, mask.shape[1], box[0], box[2], w)
     out = np.empty((len(ys), len(xs)), np.bool_)
     low, high = _range(mask, rule)
     _hard(mask, ys, wy, xs, wx, low, high, THRESHOLD, out)
@@ -33,10 +31,8 @@ def hard(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def soft(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     """`paste.paste_soft`."""
-    (ys, wy, y), (xs, wx, x) = (
-        _axis(rule, mask.shape[0], box[1], box[3], h),
-        _axis(rule, mask.shape[1], box[0], box[2], w),
-    )
+    ys, wy, y = _axis(rule, mask.shape[0], box[1], box[3], h)
+    xs, wx, x = _axis(rule, mask.shape[1], box[0], box[2], w)
     out = np.empty((len(ys), len(xs)), np.float32)
     low, high = _range(mask, rule)
     _soft(mask, ys, wy, xs, wx, low, high, out)
@@ -67,9 +63,8 @@ def whole() -> Any:
             drawn = draw(pointer)
             if drawn >= each * threads:
                 break
-            i = (
-                drawn % threads * each + drawn // threads
-            )  # far from the others' masks: of a page one would wait
+            # Far from the others' masks: one waits for a page that another is being given.
+            i = drawn % threads * each + drawn // threads
             if i < n:
                 into(out[i], masks[i], boxes[i], job[9])
 
@@ -115,10 +110,8 @@ def _stretched(m, low, high, limit):  # type: ignore[no-untyped-def]
     low, high = np.float32(low), np.float32(high)  # or a cut could fall differently
     centre = (high + low) * np.float32(0.5)
     half = (high - low) * np.float32(0.5) * np.float32((m + 2) / m)
-    start, end = (
-        np.trunc(float(centre - half)),
-        np.trunc(float(centre + half)),
-    )  # towards zero, as the source does
+    # towards zero, as the source does
+    start, end = np.trunc(float(centre - half)), np.trunc(float(centre + half))
     length = max(end - start + 1.0, 1.0)
     first = _within(start, limit)
     last = max(_within(end + 1, limit), first)
@@ -171,15 +164,9 @@ def _hard(mask, ys, wy, xs, wx, low, high, threshold, out):  # type: ignore[no-u
             left, right = xs[start]
             full = full_rows[b] and full_columns[k]
             side = _side(
-                mask[top, left],
-                mask[top, right],
-                mask[bottom, left],
-                mask[bottom, right],
-                full,
-                low,
-                high,
+                mask[top, left], mask[top, right], mask[bottom, left], mask[bottom, right], full, low, high,
                 threshold,
-            )
+            )  # fmt: skip
             out[first, start:end] = side > 0
             if side == 0:
                 unsure[count] = k
