@@ -97,15 +97,20 @@ class Winograd:
     def _lifted(self, tiles: int) -> Iterator[tuple[int, int, Tensor]]:
         """First output, number of outputs, and their transformed weights."""
         if tiles < FEW:
-            if self.kept is None:
-                self.kept = self._lift(0, self.c_out, lasting(POINTS * (self.c_in * self.c_out + SPARE)))
-            yield 0, self.c_out, self.kept
+            kept = self.kept  # which another thread may take away
+            if kept is None:
+                kept = self._lift(0, self.c_out, lasting(POINTS * (self.c_in * self.c_out + SPARE)))
+                self.kept = kept
+            yield 0, self.c_out, kept
             return
         if self.c_in * self.c_out > KEPT:
             self.kept = None
         width, rooms = 2 * kernel().lanes, kernel().rooms
         some = TOGETHER // self.c_in // width * width
-        room = rooms.pop() if rooms else maps(1, 1, POINTS, TOGETHER + SPARE)
+        try:
+            room = rooms.pop()
+        except IndexError:  # of an empty list, or one that another thread has just emptied
+            room = maps(1, 1, POINTS, TOGETHER + SPARE)
         for first in range(0, self.c_out, some):
             count = min(some, self.c_out - first)
             yield first, count, self._lift(first, count, room)
