@@ -127,7 +127,7 @@ except KeyboardInterrupt:
 
 
 ENDED = """
-import multiprocessing, os
+import multiprocessing, os, signal
 from maskrcnn.train import Training, feed
 from training_script import TINY, drawn
 
@@ -137,6 +137,7 @@ settings, data = Training(batch=2, workers=1), drawn(4)
 batches = feed.feed(data, feed.order(data, TINY, settings), 3, settings, 0, 1, range(9))
 next(batches)
 (worker,) = multiprocessing.active_children()
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's raises an error
 worker.terminate()
 worker.join(60)
 print(worker.exitcode, flush=True)
