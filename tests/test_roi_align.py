@@ -177,6 +177,7 @@ def test_the_kernel_sums_as_the_levels_do_one_by_one(
         values = found.restore(found.values)
         return values, *torch.autograd.grad(values, pyramid, by)
 
+    assert roi_kernel.fits(pyramid, boxes)
     compiled = pooled()
     monkeypatch.setattr(roi_kernel, "fits", lambda maps, boxes: False)
     for ours, wanted in zip(compiled, pooled(), strict=True):

@@ -85,7 +85,7 @@ def pool_rois(
     level = roi_levels(boxes, padded, config, scales)
     boxes = shrink(boxes, float(dialect.last_pixel_in))
     pyramid = pyramid[: len(scales)]
-    if dialect.roi_op != "pool" and not torch.compiler.is_exporting():
+    if dialect.roi_op != "pool":
         from ..ops import roi_kernel  # and with it numba, which takes a while
 
         if roi_kernel.fits(pyramid, boxes):

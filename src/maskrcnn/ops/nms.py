@@ -6,6 +6,8 @@ give the same list. What is not of torch is an operator, so that torch.export ke
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -104,15 +106,7 @@ _nms_operator = torch.library.custom_op("maskrcnn::nms", _nms, mutates_args=())
 
 
 @_nms_operator.register_fake
-def _(
-    boxes: Tensor,
-    scores: Tensor,
-    images: Tensor | None,
-    groups: Tensor | None,
-    threshold: float,
-    limit: int,
-    shift_up_to: int,
-) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, *settings: Any) -> Tensor:
     kept = torch.library.get_ctx().new_dynamic_size(max=2**31)  # products of it stay within int64
     return scores.new_empty(kept, dtype=torch.int64)
 

@@ -20,10 +20,8 @@ MARGIN = 1e-6  # more than sums of four products in another order differ by
 @njit(cache=True, nogil=True)
 def hard(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     """`paste.paste_crop`: the crop, and the y and x of its first pixel."""
-    ys, wy, y = _axis(rule, mask.shape[0], box[1], box[3], h)
-    xs, wx, x = _axis(rule, mask.shape[1], box[0], box[2], w)
+    ys, wy, y, xs, wx, x, low, high = _plan(mask, box, h, w, rule)
     out = np.empty((len(ys), len(xs)), np.bool_)
-    low, high = _range(mask, rule)
     _hard(mask, ys, wy, xs, wx, low, high, THRESHOLD, out)
     return out, y, x
 
@@ -31,10 +29,8 @@ def hard(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def soft(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     """`paste.paste_soft`."""
-    ys, wy, y = _axis(rule, mask.shape[0], box[1], box[3], h)
-    xs, wx, x = _axis(rule, mask.shape[1], box[0], box[2], w)
+    ys, wy, y, xs, wx, x, low, high = _plan(mask, box, h, w, rule)
     out = np.empty((len(ys), len(xs)), np.float32)
-    low, high = _range(mask, rule)
     _soft(mask, ys, wy, xs, wx, low, high, out)
     return out, y, x
 
@@ -72,11 +68,14 @@ def whole() -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _range(mask, rule):  # type: ignore[no-untyped-def]
-    """What values are kept within."""
+def _plan(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
+    """Taps of the rows and the first row, of the columns and the first column, and what values are kept within."""
+    ys, wy, y = _axis(rule, mask.shape[0], box[1], box[3], h)
+    xs, wx, x = _axis(rule, mask.shape[1], box[0], box[2], w)
+    low, high = np.float32(-np.inf), np.float32(np.inf)
     if rule == SKIMAGE:
-        return mask.min(), mask.max()
-    return np.float32(-np.inf), np.float32(np.inf)
+        low, high = mask.min(), mask.max()
+    return ys, wy, y, xs, wx, x, low, high
 
 
 @njit(cache=True, nogil=True)
