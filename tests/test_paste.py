@@ -6,6 +6,8 @@ data/paste.npz holds: unmold_* and resize*, skresize* of Matterport's mrcnn.util
 Boolean arrays are packed with numpy.packbits.
 """
 
+import mmap
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +190,19 @@ def test_whole_masks_are_the_crops_in_their_places(rule, threads):
     for mask, xyxy, out in zip(masks, boxes, whole, strict=True):
         assert np.array_equal(out, embed(paste_crop(mask, xyxy, SIZE, rule), SIZE))
     assert paste_whole(masks[:0], boxes[:0], SIZE, rule).shape == (0, *SIZE)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what is resident")
+def test_whole_masks_are_in_memory_only_where_their_boxes_are():
+    """A hundred boxes of 40 x 40 in masks of 1 MB each: 40 rows, a quarter of a page each, and no page of 2 MB."""
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    masks, corners = np.ones((100, 14, 14), np.float32), np.arange(100, dtype=np.float32)[:, None] * 9
+    boxes = np.hstack([corners, corners, corners + 40, corners + 40])
+    paste_whole(masks[:1], boxes[:1], (1024, 1024))  # compiled
+    before = resident()
+    whole = paste_whole(masks, boxes, (1024, 1024))
+    assert resident() - before < 100 * 12 * mmap.PAGESIZE + 8 * 2**20
+    assert (whole.sum((1, 2)) > 1500).all() and not whole[99, :800].any()

@@ -12,6 +12,9 @@ skimage     Matterport: integer box, skimage.transform.resize with zeros outside
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +22,7 @@ import torch
 
 Rule = Literal["aligned", "torchvision", "last_pixel", "skimage"]
 Corner = tuple[int, int]
+HUGE_PAGE = 2**21
 RULES: tuple[Rule, ...] = get_args(Rule)
 
 
@@ -48,7 +52,7 @@ def paste_whole(
     """As `paste_crop`, n masks (n, m, m) of boxes (n, 4), as (n, h, w) bool, on PyTorch's threads."""
     from . import paste_loops, team
 
-    out = np.zeros((len(boxes), *size), np.bool_)  # zeroed lazily: only the boxes cost memory bandwidth
+    out = _zeros((len(boxes), *size))
     if team.team() is None:
         for each, mask, box in zip(out, roi_masks, boxes, strict=True):
             paste_loops.into(each, mask, box, RULES.index(rule))
@@ -59,6 +63,20 @@ def paste_whole(
         masks.shape[1], *size, RULES.index(rule), torch.get_num_threads(),
     )  # fmt: skip
     return out
+
+
+def _zeros(shape: tuple[int, int, int]) -> np.ndarray:
+    """False in memory that the system clears page by page when it is written to: only the boxes cost bandwidth.
+
+    NumPy asks for pages of 2 MB. Where several masks share one, most of it would be cleared for nothing.
+    """
+    count, area = math.prod(shape), shape[1] * shape[2]
+    if not count or area >= HUGE_PAGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return np.zeros(shape, np.bool_)
+    memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # of a system that has no pages of 2 MB
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.bool_).reshape(shape)
 
 
 def paste_soft(
