@@ -43,6 +43,33 @@ def test_the_kernel_convolves(
         assert (ours - (wanted.relu() if relu else wanted)).abs().max() < 5e-5 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_threads_share_the_outputs_of_few_tiles(
+    width: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block of tiles, and outputs that these numbers of threads do not divide."""
+    monkeypatch.setattr(winograd, "lanes", lambda: width)
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 32, 9, 6), torch.randn(160, 32, 3, 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours = winograd.Winograd(weight, None, None)(x, False)
+    finally:
+        torch.set_num_threads(before)
+    wanted = F.conv2d(x.double(), weight.double(), padding=1)
+    assert (ours - wanted).abs().max() < 5e-5 * wanted.abs().max()
+
+
+def test_outputs_are_shared_where_threads_would_have_nothing_to_do() -> None:
+    assert winograd.shares(1, 16, 2) == 2
+    assert winograd.shares(3, 8, 2) == 2  # three of six halves each, rather than two wholes and one
+    assert winograd.shares(12, 4, 2) == winograd.shares(6, 4, 2) == 1
+    assert winograd.shares(1, 2, 64) == 2
+    assert winograd.shares(0, 4, 2) == winograd.shares(3, 8, 1) == 1
+
+
 def test_memory_in_the_other_order_and_no_images() -> None:
     torch.manual_seed(0)
     weight = torch.randn(32, 32, 3, 3)

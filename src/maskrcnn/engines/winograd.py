@@ -84,13 +84,13 @@ class Winograd:
         out = maps(n, self.c_out, h, w)
         run, threads = kernel(), torch.get_num_threads()
         tiles = n * -(-h // TILE) * -(-w // TILE)
-        block = run.rows * (2 if tiles >= 32 * run.rows * threads else 1)
-        scratch = torch.empty(threads, POINTS * block * (self.c_in + self.c_out))
+        scratch = torch.empty(threads, POINTS * run.rows * (self.c_in + self.c_out))
         edge = torch.zeros(2, max(self.c_in, self.c_out))  # read for pixels outside, written for those beyond
         for first, some, weight in self._lifted(tiles):
+            parts = shares(-(-tiles // run.rows), some // (2 * run.lanes), threads)
             run.convolve(
                 x.data_ptr(), out.data_ptr() + 4 * first, weight.data_ptr(), self.bias.data_ptr() + 4 * first,
-                scratch.data_ptr(), edge.data_ptr(), n, h, w, self.c_in, self.c_out, some, block, relu,
+                scratch.data_ptr(), edge.data_ptr(), n, h, w, self.c_in, self.c_out, some, parts, relu,
             )  # fmt: skip
         return out
 
@@ -121,6 +121,18 @@ class Winograd:
         weight, scale = self.weight[first:], self.scale[first:]
         kernel().lift(weight.data_ptr(), scale.data_ptr(), room.data_ptr(), self.c_in, count)
         return room
+
+
+def shares(blocks: int, panels: int, threads: int) -> int:
+    """In how many parts the outputs of each block of tiles are best computed: several, where blocks are few.
+
+    Every part spreads the inputs anew, which takes as long as one panel's product.
+    """
+
+    def rounds(parts: int) -> float:
+        return -(-blocks * parts // threads) * (panels / parts + 1)
+
+    return min(range(1, min(panels, threads) + 1), key=rounds)
 
 
 def fit(c_in: int, c_out: int) -> bool:

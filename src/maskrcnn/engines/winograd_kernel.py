@@ -196,41 +196,45 @@ def compile_lift(lanes: int) -> Any:
 def compile_convolve(lanes: int, rows: int) -> Any:
     """As `compile_lift`, see `Winograd.__call__`.
 
-    The threads draw blocks of tiles; the second counter gives each its own part of the scratch memory.
+    The threads draw blocks of ``rows`` tiles, each once for each of the ``parts`` of its outputs; the second counter
+    gives each thread its own part of the scratch memory.
     numba's cache tells kernels apart by the two numbers that it finds in the closure.
     """
+    width = 2 * lanes
 
     @numba.cfunc(types.void(COUNTER), cache=True, error_model="numpy")
     def kernel(pointer):  # type: ignore[no-untyped-def]
         job = numba.carray(pointer, 16)
         x, out, weight, bias, scratch, zeros = job[2], job[3], job[4], job[5], job[6], job[7]
-        n, size, c_in, c_out, some, block = job[8], (job[9], job[10]), job[11], job[12], job[13], job[14]
-        low = np.float32(0) if job[15] else np.float32(-np.inf)
+        n, size, c_in, c_out, some = job[8], (job[9], job[10]), job[11], job[12], job[13]
+        parts, low = job[14], np.float32(0) if job[15] else np.float32(-np.inf)
         beyond = zeros + 4 * max(c_in, c_out)
         tiles = n * ((size[0] + TILE - 1) // TILE) * ((size[1] + TILE - 1) // TILE)
-        left = scratch + 4 * POINTS * block * (c_in + c_out) * draw(shifted(pointer, 1))  # type: ignore[call-arg]
-        sums = left + 4 * POINTS * block * c_in
+        left = scratch + 4 * POINTS * rows * (c_in + c_out) * draw(shifted(pointer, 1))  # type: ignore[call-arg]
+        sums = left + 4 * POINTS * rows * c_in
         table_memory = np.empty(POINTS, np.int64)
         table = numbers_at(table_memory.ctypes.data)
+        here = -1  # the block that lies in ``left``
         while True:
-            start = draw(pointer) * block
+            drawn = draw(pointer)
+            start, part = drawn // parts * rows, drawn % parts
             if start >= tiles:
                 break
-            count = min(block, tiles - start)
-            filled = (count + rows - 1) // rows * rows
-            for t in range(filled):  # the product takes whole groups of rows: the last tile fills the rest
+            for t in range(rows if start != here else 0):  # the last tile fills what is left of a block
                 _places(table_memory, x, zeros, min(start + t, tiles - 1), -1, SPAN, size, c_in)
                 for c in range(0, 4 * c_in, 4 * lanes):
-                    _spread(lanes, table, c, left + 4 * t * c_in + c, 4 * block * c_in)
+                    _spread(lanes, table, c, left + 4 * t * c_in + c, 4 * rows * c_in)
+            here = start
+            first = some // width * part // parts * width
+            last = some // width * (part + 1) // parts * width
             for point in range(POINTS):
-                for panel in range(0, some, 2 * lanes):
-                    for t in range(0, filled, rows):
-                        _product(lanes, rows, left + 4 * (point * block + t) * c_in, 4 * c_in,
-                                weight + 4 * (point * (some * c_in + SPARE) + panel * c_in),
-                                sums + 4 * ((point * block + t) * some + panel), 4 * some, c_in)  # fmt: skip
-            for t in range(count):
+                for panel in range(first, last, width):
+                    _product(lanes, rows, left + 4 * point * rows * c_in, 4 * c_in,
+                             weight + 4 * (point * (some * c_in + SPARE) + panel * c_in),
+                             sums + 4 * (point * rows * some + panel), 4 * some, c_in)  # fmt: skip
+            for t in range(min(rows, tiles - start)):
                 _places(table_memory, out, beyond, start + t, 0, TILE, size, c_out)
-                for c in range(0, 4 * some, 4 * lanes):
-                    _gather(lanes, sums + 4 * t * some + c, 4 * block * some, table, c, bias, low)
+                for c in range(4 * first, 4 * last, 4 * lanes):
+                    _gather(lanes, sums + 4 * t * some + c, 4 * rows * some, table, c, bias, low)
 
     return kernel
