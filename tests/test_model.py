@@ -213,6 +213,14 @@ def test_config_survives_json() -> None:
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_lists_and_arrays_make_the_same_config_as_tuples() -> None:
+    lists = Config(
+        names=["a", "b"], mean=np.array([1.0, 2.0, 3.0]), anchor_sizes=[[n] for n in (8, 16, 32, 64, 128)]
+    )  # type: ignore[arg-type]
+    tuples = Config(names=("a", "b"), mean=(1.0, 2.0, 3.0), anchor_sizes=((8,), (16,), (32,), (64,), (128,)))
+    assert lists == tuples and hash(lists) == hash(tuples)
+
+
 def test_images_of_one_batch_have_one_padded_size() -> None:
     from maskrcnn.model.image import batches, padded_size
 

@@ -261,6 +261,8 @@ class Config:
     dialect: Dialect = NATIVE
 
     def __post_init__(self) -> None:
+        for name in (f.name for f in dataclasses.fields(self)):
+            object.__setattr__(self, name, _tuples(getattr(self, name)))
         wanted = {
             "depth": (self.depth in (18, 34, 50, 101, 152), "18, 34, 50, 101 or 152"),
             "names": (len(self.names) > 0, "at least one class name, background not among them"),
@@ -324,7 +326,7 @@ class Config:
                 raise ConfigError(f"dialect: want one of {', '.join(DIALECTS)}, got {base!r}")
             base = DIALECTS[base]
         dialect = dataclasses.replace(base, **{k: v for k, v in options.items() if k in spoken})
-        fields = {k: tuples(v) for k, v in options.items() if k in own}
+        fields = {k: v for k, v in options.items() if k in own}
         return dataclasses.replace(self, **{**fields, "dialect": dialect})
 
     def with_preset(self, name: str) -> Config:
@@ -352,7 +354,7 @@ class Config:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`; lists become tuples.
+        """The inverse of `to_dict`.
 
         Raises ConfigError for unknown or missing fields.
         """
@@ -360,8 +362,9 @@ class Config:
         dialect = values.pop("dialect", {})
         if "names" not in values:
             raise ConfigError("names: want the class names, got none")
-        base = Config(names=tuple(values["names"]), channels=values.get("channels", 3),
-                      mean=tuples(values.get("mean", Config.mean)))  # fmt: skip
+        base = Config(
+            names=values["names"], channels=values.get("channels", 3), mean=values.get("mean", Config.mean)
+        )
         return base.with_options(**values, **dialect)
 
 
@@ -369,6 +372,7 @@ class Config:
 PRESETS: dict[str, tuple[float, int]] = {"lean": (1.0, 300), "small": (0.75, 300), "tiny": (0.5, 100)}
 
 
-def tuples(value: Any) -> Any:
-    """Lists from JSON become the tuples that a frozen value needs."""
-    return tuple(tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+def _tuples(value: Any) -> Any:
+    """Lists and arrays become the tuples that a frozen value needs."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import DETECTRON2, Config, tuples
+from ..config import DETECTRON2, Config
 from ..errors import WeightsError
 from . import state_dict
 from .state_dict import Conventions
@@ -184,9 +184,9 @@ def _told(content: Any) -> dict[str, Any]:
         rules = {"anchor_offset": said["MODEL.ANCHOR_GENERATOR.OFFSET"],
                  "sampling_ratio": said["MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"],
                  "roi_op": {v: k for k, v in POOLERS.items()}[said["MODEL.ROI_BOX_HEAD.POOLER_TYPE"]]}  # fmt: skip
-        return {name: tuples(said[key]) for key, name in SPOKEN.items()} | {
-            "anchor_ratios": tuples(said["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"][0]),
-            "names": tuples(content["maskrcnn"]["thing_classes"]),
+        return {name: said[key] for key, name in SPOKEN.items()} | {
+            "anchor_ratios": said["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"][0],
+            "names": content["maskrcnn"]["thing_classes"],
             "dialect": dataclasses.replace(DETECTRON2, **rules),
         }
     except (KeyError, TypeError, IndexError):
