@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from ..ops.anchors import cell_anchors, coarse_cells, grid_anchors
 from ..ops.boxes import clip, decode, frame, shrink
 from ..ops.nms import nms, top_k
 from ..ops.sparse_conv import conv_of_few
-from ..records import AnchorScores, Candidates, ImageBatch, Proposals
+from ..records import AnchorScores, Candidates, ImageBatch, Proposals, Size
 from .layers import Conv, draw
 
 
@@ -35,18 +36,18 @@ class RPN(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor], batch: ImageBatch, config: Config) -> AnchorScores:
         """Score every anchor of P2..P6."""
-        objectness, deltas, anchors = [], [], []
-        for level, features in enumerate(pyramid):
+        objectness, deltas, grids = [], [], []
+        for features in pyramid:
             hidden = self._hidden(features)
             logits = self.objectness(hidden)
             objectness.append(logits.permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            anchors.append(level_anchors(level, logits.shape[-2:], batch.size, config).to(features.device))
+            grids.append((logits.shape[2], logits.shape[3]))
         return AnchorScores(
-            torch.cat(anchors),
+            pyramid_anchors(tuple(grids), batch.size, config, pyramid[0].device),
             torch.cat(objectness, dim=1),
             torch.cat(deltas, dim=1),
-            tuple(a.shape[0] for a in anchors),
+            tuple(o.shape[1] for o in objectness),
         )
 
     def _hidden(self, x: Tensor) -> Tensor:
@@ -58,6 +59,20 @@ class RPN(nn.Module):
             else:
                 x = conv(x)
         return x
+
+
+def pyramid_anchors(grids: tuple[Size, ...], padded: Size, config: Config, device: torch.device) -> Tensor:
+    """`level_anchors` of all levels (n, 4), P2 first. Not to be changed: later calls give the same tensor.
+
+    grids : (h, w) positions of each level; padded: (h, w) of the network input
+    """
+    make = _anchors.__wrapped__ if torch.compiler.is_compiling() else _anchors  # whose sizes may stay open
+    return make(grids, padded, config, device)
+
+
+@functools.lru_cache(maxsize=4)  # 4 MB each at 800x1067
+def _anchors(grids: tuple[Size, ...], padded: Size, config: Config, device: torch.device) -> Tensor:
+    return torch.cat([level_anchors(i, grid, padded, config) for i, grid in enumerate(grids)]).to(device)
 
 
 def level_anchors(level: int, grid: Sequence[int], padded: tuple[int, int], config: Config) -> Tensor:
@@ -92,8 +107,11 @@ def choose(scores: AnchorScores, batch: ImageBatch, config: Config) -> Candidate
     if dialect.min_proposal is not None:
         sound &= ((boxes[:, 2:] - boxes[:, :2]) > dialect.min_proposal).all(dim=1)
     boxes, image, index = boxes[sound], image[sound], index[sound]
-    levels = torch.cat([image.new_full((n,), level) for level, n in enumerate(scores.level_sizes)])
-    return Candidates(boxes, scores.objectness[image, index].sigmoid(), image, index, levels[index])
+    levels, end = torch.zeros_like(index), 0
+    for count in scores.level_sizes[:-1]:
+        end += count
+        levels += index >= end
+    return Candidates(boxes, scores.objectness[image, index].sigmoid(), image, index, levels)
 
 
 def suppress(candidates: Candidates, scores: AnchorScores, batch: ImageBatch, config: Config) -> Proposals:
