@@ -33,6 +33,7 @@ from maskrcnn.output import coco_file, draw, to_geojson
 from maskrcnn.serve import Settings
 from maskrcnn.serve.engine import Engine
 from maskrcnn.serve.intake import clean_name, decode
+from maskrcnn.serve.metrics import Metrics
 from maskrcnn.serve.run import listen
 from scaling import serving_on_ray
 from serving import PATIENCE, Held, Running, serving, until
@@ -301,6 +302,8 @@ def test_on_a_cpu_pictures_that_wait_go_side_by_side(
             return found
 
     model, both = OnCpu(), threading.Barrier(2)
+    said: list[int] = []
+    monkeypatch.setattr(Metrics, "batch", lambda self, n, seconds, found, beside: said.append(beside))
     with serving(model, batch_size=4) as server, ThreadPoolExecutor(5) as pool:
 
         def ask(side: int) -> Any:
@@ -316,6 +319,7 @@ def test_on_a_cpu_pictures_that_wait_go_side_by_side(
         model.gate.set()
         assert all(future.result().status_code == 200 for future in (first, *asked))
         assert model.batches[-5:] == [1] * 5
+        assert said[-5:] == [1, 2, 2, 2, 2]
 
 
 def test_a_picture_waits_for_those_that_are_being_decoded(
@@ -374,6 +378,15 @@ def in_flight(server: Running) -> int:
     return round(
         float(next(line for line in text.splitlines() if line.startswith("maskrcnn_in_flight")).split()[1])
     )
+
+
+def test_passes_side_by_side_share_their_time() -> None:
+    """Two that take two seconds each, at once, are a picture a second, for Retry-After."""
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.batch(1, 2.0, 3, beside=2)
+    assert metrics.per_picture == 1.0
+    assert "maskrcnn_pass_seconds_sum 4.0" in metrics.text().decode()
 
 
 def test_a_full_queue_says_when_to_come_back(model: Held) -> None:

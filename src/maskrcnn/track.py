@@ -10,6 +10,8 @@ detection may carry a track on, but not start one (Zhang et al., "ByteTrack", 20
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +71,21 @@ class Tracks:
 
     now: tuple[Track, ...] = ()
     next: int = 1
+
+
+def followed(results: Iterator[Result], track: bool | Tracking) -> Iterator[Result]:
+    """Results of frames in their order, with ``ids`` by the rule given, the usual one if True, or as they are."""
+    if track is False:
+        return results
+    return _followed(results, Tracking() if track is True else track)
+
+
+def _followed(results: Iterator[Result], rule: Tracking) -> Iterator[Result]:
+    tracks = Tracks()
+    with closing(results):  # type: ignore[type-var]
+        for result in results:
+            tracks, result = follow(tracks, result, rule)
+            yield result
 
 
 def follow(tracks: Tracks, result: Result, rule: Tracking) -> tuple[Tracks, Result]:

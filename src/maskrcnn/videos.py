@@ -18,7 +18,7 @@ from .inputs import Video, open_video
 from .jobs import DEFAULT_OUT, Step, behind, done_in_order, lanes, writing
 from .output import VideoWriter, draw, frame_record
 from .records import Frame, Result
-from .track import Tracking, Tracks, follow
+from .track import Tracking, followed
 
 if TYPE_CHECKING:
     from .model import MaskRCNN
@@ -118,19 +118,18 @@ def _predicted(
     """The results of `MaskRCNN.predict_video`, frames side by side where the model allows it."""
     pool = lanes(model, max(batch_size, 2))
     if pool is None:
-        yield from model.predict_video(video, track=track, batch_size=batch_size, **options)
-        return
+        return model.predict_video(video, track=track, batch_size=batch_size, **options)
 
     def predict(frame: Frame) -> Result:
         (result,) = model.predict_images([frame.image], **options)
         return replace(result, frame=frame.index, time=frame.time)
 
-    rule, tracks = Tracking() if track is True else track, Tracks()
-    with pool, closing(video.frames):  # type: ignore[type-var]
-        for _, result in done_in_order(video.frames, predict, pool, max(batch_size, 2)):
-            if rule:
-                tracks, result = follow(tracks, result, rule)
-            yield result
+    def results() -> Iterator[Result]:
+        with pool, closing(video.frames):  # type: ignore[type-var]
+            for _, result in done_in_order(video.frames, predict, pool, max(batch_size, 2)):
+                yield result
+
+    return followed(results(), track)
 
 
 def _stem(video: Video) -> str:

@@ -12,26 +12,32 @@ if TYPE_CHECKING:
     from ..model import MaskRCNN
 
 
-def lanes(model: MaskRCNN, most: int) -> ThreadPoolExecutor | None:
+class Lanes(ThreadPoolExecutor):
+    """``count`` threads, each with a share of PyTorch's."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        total, begun = torch.get_num_threads(), threading.Barrier(count + 1)
+
+        def begin() -> None:
+            torch.get_num_threads()  # which a thread's first call sets to the process's number
+            torch.set_num_threads(total // count)  # of this thread
+            begun.wait()
+
+        super().__init__(count, "lane", begin)
+        for _ in range(count):
+            self.submit(int)
+        begun.wait()
+        torch.set_num_threads(total)  # PyTorch gives later threads what was said last
+
+
+def lanes(model: MaskRCNN, most: int) -> Lanes | None:
     """At most so many threads that share PyTorch's between them; None where a model wants its pictures in one batch.
 
     The threads of one pass wait for each other some hundred times, and many of its steps have work for one only.
     Passes beside each other wait for nothing, take no more memory than a batch, and give the same results.
     """
-    total = torch.get_num_threads()
-    count = min(most, total)
+    count = min(most, torch.get_num_threads())
     if count < 2 or model.engine is not None or model.device.type != "cpu":
         return None
-    begun = threading.Barrier(count + 1)
-
-    def begin() -> None:
-        torch.get_num_threads()  # which a thread's first call sets to the process's number
-        torch.set_num_threads(total // count)  # of this thread
-        begun.wait()
-
-    pool = ThreadPoolExecutor(count, "lane", begin)
-    for _ in range(count):
-        pool.submit(int)
-    begun.wait()
-    torch.set_num_threads(total)  # PyTorch gives later threads what was said last
-    return pool
+    return Lanes(count)

@@ -20,7 +20,7 @@ from ..errors import ConfigError, ImageError, WeightsError
 from ..inputs import Source, Video, expand, is_many, is_video, open_large, open_video, read, read_ahead
 from ..records import Detections, Frame, Image, ImageBatch, Result, Target, Trace
 from ..tiles import predict_tiles
-from ..track import Tracking, Tracks, follow
+from ..track import Tracking, followed
 from ..words import many
 from .box_head import BoxHead, detect
 from .fpn import FPN
@@ -305,10 +305,7 @@ class MaskRCNN(nn.Module):
         if not isinstance(video, Video):
             video = open_video(video, stride=stride, start=start, end=end)
         options = {"score": score, "classes": classes, "max_detections": max_detections}
-        results = self._predict_frames(video.frames, batch_size, options)
-        if track is False:
-            return results
-        return _followed(results, Tracking() if track is True else track)
+        return followed(self._predict_frames(video.frames, batch_size, options), track)
 
     def _predict_frames(self, frames: Iterator[Frame], batch_size: int, options: Any) -> Iterator[Result]:
         with closing(frames):  # type: ignore[type-var]
@@ -386,14 +383,6 @@ def _leave_out(source: Any, error: ImageError, on_error: Callable[[Any, ImageErr
         warnings.warn(f"left out: {error}", stacklevel=3)
     else:
         on_error(source, error)
-
-
-def _followed(results: Iterator[Result], rule: Tracking) -> Iterator[Result]:
-    tracks = Tracks()
-    with closing(results):  # type: ignore[type-var]
-        for result in results:
-            tracks, result = follow(tracks, result, rule)
-            yield result
 
 
 def _full(x: Tensor) -> Tensor:

@@ -112,11 +112,11 @@ class Engine:
             if pool is None or len(batch) + len(running) == 1:
                 self._work(batch)
             else:
-                running += [pool.submit(self._work, [job]) for job in batch]
+                running += [pool.submit(self._work, [job], pool.count) for job in batch]
         if pool is not None:
             pool.shutdown()
 
-    def _work(self, batch: list[_Job]) -> None:
+    def _work(self, batch: list[_Job], beside: int = 1) -> None:
         for limits in dict.fromkeys(job.limits for job in batch):
             group = [job for job in batch if job.limits == limits]
             group = [job for job in group if job.future.set_running_or_notify_cancel()]
@@ -124,7 +124,7 @@ class Engine:
                 for job in group:
                     self._page(job)
             elif group:
-                self._pass(group, limits)
+                self._pass(group, limits, beside)
 
     def _company(self) -> list[_Job]:
         """What else waits, or is expected and comes within the window."""
@@ -142,7 +142,8 @@ class Engine:
             found.append(job)
         return found
 
-    def _pass(self, group: list[_Job], limits: Limits) -> None:
+    def _pass(self, group: list[_Job], limits: Limits, beside: int) -> None:
+        """One of so many ``beside`` each other."""
         start = time.perf_counter()
         try:
             results = self.model.predict_images([job.image for job in group], **dataclasses.asdict(limits))
@@ -151,9 +152,9 @@ class Engine:
                 _fail(group[0], error)
                 return
             for job in group:
-                self._pass([job], limits)
+                self._pass([job], limits, beside)
             return
-        self.metrics.batch(len(group), time.perf_counter() - start, sum(map(len, results)))
+        self.metrics.batch(len(group), time.perf_counter() - start, sum(map(len, results)), beside)
         for job, result in zip(group, results, strict=True):
             job.future.set_result(result)
 

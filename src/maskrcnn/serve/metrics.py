@@ -32,12 +32,12 @@ class Metrics:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def batch(self, pictures: int, seconds: float, instances: int) -> None:
-        """One pass of the network."""
+    def batch(self, pictures: int, seconds: float, instances: int, beside: int) -> None:
+        """One pass of the network, of ``beside`` that ran side by side."""
         self._batch.observe(pictures)
         self._pass.observe(seconds)
         self._instances.inc(instances)
-        each = seconds / pictures
+        each = seconds / (pictures * beside)
         self.per_picture = each if self.per_picture == 0 else 0.8 * self.per_picture + 0.2 * each
 
     def text(self) -> bytes:
