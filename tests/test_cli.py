@@ -171,6 +171,13 @@ def save_small(path: Path) -> Path:
     return maskrcnn.weights.save(MaskRCNN(SMALL), path)
 
 
+def test_convert_names_the_formats_that_weights_can_have(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    given = "convert", tmp_path / "a.safetensors", tmp_path / "a.h5"
+    assert "--to: want one of safetensors" in run(*given, "--to", "matterport").stderr
+    assert "want a name that ends in .safetensors" in run(*given).stderr
+
+
 def test_convert_stores_settings_and_halves_the_file(tmp_path: Path) -> None:
     save_small(tmp_path / "a.safetensors")
     done = run(

@@ -21,6 +21,8 @@ from .common import (
     stderr,
 )
 
+WEIGHTS_TO = ("safetensors", "torchvision", "detectron2", "mmdet", "h5")
+
 
 @app.command()
 def models(debug: Debug = False) -> None:
@@ -78,15 +80,21 @@ def convert(
 
     A folder, a .json, .yaml or .xml is a data set: pictures are copied, and the format of IN is recognised.
     """
-    path, weights_to = Path(source), ("safetensors", "torchvision", "detectron2", "mmdet", "h5")
-    is_data = path.is_dir() or path.suffix.lower() in (".json", ".yaml", ".yml", ".xml")
-    if is_data or (to is not None and to not in weights_to):
+    path = Path(source)
+    if path.is_dir() or path.suffix.lower() in (".json", ".yaml", ".yml", ".xml"):
         _convert_data(path, target, to, split)
         return
     to = to or "safetensors"
+    if to not in WEIGHTS_TO:
+        raise ConfigError(
+            f"--to: want one of {', '.join(WEIGHTS_TO)}, got {to}; {source} is no folder and no .json, .yaml or .xml, "
+            "as data sets are"
+        )
     ending = f".{to}" if to in ("safetensors", "h5") else ".pth"
     if target.suffix != ending:
-        raise ConfigError(f"OUT: want a name that ends in {ending} for {to}, got {target}")
+        raise ConfigError(
+            f"OUT: want a name that ends in {ending} for {to}, got {target}; --to names another format"
+        )
     from ..weights import convert as convert_weights
 
     written = convert_weights(
