@@ -59,7 +59,7 @@ def sides(peer: str, script: str, *options: str) -> tuple[Worker, Worker]:
     return ours, theirs
 
 
-def told(pairs: Sequence[tuple[float, float]], other: str, digits: int = 0) -> str:
+def told(pairs: Sequence[Sequence[float]], other: str, digits: int = 0) -> str:
     """Medians of (ours, the other's) seconds, and of their ratios, which alone means much on a shared machine."""
     a, b = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
     ratios, more = sorted(x / y for x, y in pairs), digits + 2
