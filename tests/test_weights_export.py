@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import h5py
 import pytest
 import torch
 
@@ -128,6 +129,21 @@ def test_matterport_and_back(tmp_path):
             assert torch.allclose(state[name], value, rtol=2e-7, atol=0), name
         else:
             assert torch.equal(state[name], value), name
+
+
+def test_a_matterport_file_has_every_layer_and_array_in_keras_order(tmp_path):
+    """Keras finds groups by name, and the arrays of one by their place: it put deltas where objectness belongs."""
+    model = network(box_fc_norm=True, mask_norm=True, stride_in_1x1=True, dialect=MATTERPORT)
+    native.save(model, tmp_path / "a.safetensors")
+    weights.convert(tmp_path / "a.safetensors", tmp_path / "a.h5", to="h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        names = [name.decode() for name in file.attrs["layer_names"]]
+        arrays = {name: [key.decode() for key in file[name].attrs["weight_names"]] for name in names}
+    assert len(names) == 236 and names[:3] == ["input_image", "zero_padding2d_1", "conv1"]
+    inside = ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")
+    assert arrays["rpn_model"] == [f"{layer}/{kind}:0" for layer in inside for kind in ("kernel", "bias")]
+    norm = ("gamma", "beta", "moving_mean", "moving_variance")
+    assert arrays["bn_conv1"] == [f"bn_conv1/{kind}:0" for kind in norm]
 
 
 def test_networks_without_matterports_norms_get_some_that_do_nothing(tmp_path):

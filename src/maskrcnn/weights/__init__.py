@@ -210,7 +210,7 @@ def convert(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if to == "h5":
-                matterport_write.save(matterport_write.write(*model), part)
+                matterport_write.write(*model, part)
             else:
                 torch.save(kinds[to].write(*model), part)
             part.replace(path)

@@ -187,27 +187,29 @@ def _keras2(key: str) -> str:
 
 
 def write(path: Path, network: Sequence[Layer], arrays: Mapping[str, Tensor]) -> Path:
-    """An .h5 with every layer; it appears whole or not at all."""
-    groups: dict[str, dict[str, np.ndarray]] = {}
-    for layer in network:
-        own = {key: arrays[key].detach().contiguous().numpy() for key in layer.keys}
-        groups.setdefault(layer.group, {}).update(own)
+    """`save`, so that the file appears whole or not at all."""
     with replacing(path) as part:
-        save(part, groups)
+        save(part, network, arrays)
     return path
 
 
-def save(path: Path, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Arrays by group and ``layer/parameter``, as Keras 2.0 wrote them with save_weights."""
+def save(path: Path, network: Sequence[Layer], arrays: Mapping[str, Tensor]) -> None:
+    """An .h5 with every layer, as Keras 2.0 wrote it with save_weights.
+
+    Keras finds groups by name, but the arrays of a group by their place: those of rpn_model have Keras's order.
+    """
     import h5py
 
+    groups: dict[str, list[str]] = {}
+    for layer in network:
+        groups.setdefault(layer.group, []).extend(layer.keys)
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name in groups])
         # Of fixed length, h5py 3 gives bytes back, which old Keras decodes; a plain bytes object would come as str.
         file.attrs["backend"] = np.bytes_(b"tensorflow")
         file.attrs["keras_version"] = np.bytes_(b"2.0.8")
-        for name, arrays in groups.items():
+        for name, keys in groups.items():
             group = file.create_group(name)
-            group.attrs["weight_names"] = np.array([f"{key}:0".encode() for key in arrays])
-            for key, array in arrays.items():
-                group.create_dataset(f"{key}:0", data=array)
+            group.attrs["weight_names"] = np.array([f"{key}:0".encode() for key in keys])
+            for key in keys:
+                group.create_dataset(f"{key}:0", data=arrays[key].detach().contiguous().numpy())

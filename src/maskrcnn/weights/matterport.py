@@ -81,9 +81,9 @@ def read(
     found, paths = by_layer(arrays)
     table = rows(*_depth(found))
     _check_names(table, found, paths)
-    sizes = _sizes(found)
-    _check_arrays(table, found, paths, sizes)
-    config, order = configure(sizes, settings or {}, options)
+    filled = sizes(found)
+    _check_arrays(table, found, paths, filled)
+    config, order = configure(filled, settings or {}, options)
     return config, to_state(table, {key: _tensor(array) for key, array in found.items()}, order)
 
 
@@ -156,7 +156,7 @@ def _pattern(name: str) -> str:
 _LAYER = re.compile("|".join(_pattern(name) for layer, norm, *_ in TABLE for name in (layer, norm) if name))
 
 
-def _depth(found: Mapping[str, np.ndarray]) -> tuple[int, int]:
+def _depth(found: Collection[str]) -> tuple[int, int]:
     """The depth of the backbone, and the number of mask convolutions."""
     letters = {key[4] for key in found if re.match(r"res4[a-z]_branch2a/", key)}
     mask_convs = max((int(key[15]) for key in found if re.match(r"mrcnn_mask_conv\d/", key)), default=4)
@@ -207,7 +207,7 @@ def _check_names(table: Sequence[Row], found: Mapping[str, np.ndarray], paths: M
 # --- sizes ---
 
 
-def _sizes(found: Mapping[str, np.ndarray]) -> dict[str, int]:
+def sizes(found: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
     """The numbers behind the letters of the table's shapes."""
 
     def shape(layer: str, rank: int) -> tuple[int, ...]:

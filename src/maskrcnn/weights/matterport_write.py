@@ -6,36 +6,37 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import Config
 from ..errors import WeightsError
 from ..model.layers import NORM_EPS
-from . import keras
+from . import keras, matterport
 from .matterport import KERAS_EPSILON, NORM, TABLE, YX_TO_XY
 
 UNITS = (0.1, 0.1, 0.2, 0.2)  # of Matterport's deltas, unless its Config says otherwise
 
 
-def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays of each Keras layer, in Keras's order; the settings go into a Matterport ``Config`` by hand.
+def write(config: Config, state: Mapping[str, Tensor], path: Path) -> None:
+    """A file with every layer of Keras's, in its order, so that ``load_weights(path, by_name=True)`` finds all arrays.
 
-    A norm that Matterport's network has and ours lacks becomes one that changes nothing; one that it lacks is
-    folded into the layer before it. Deltas are in the units of its default ``RPN_BBOX_STD_DEV`` and ``BBOX_STD_DEV``.
+    The settings go into a Matterport ``Config`` by hand. A norm that Matterport's network has and ours lacks becomes
+    one that changes nothing; one that it lacks is folded into the layer before it. Deltas are in the units of its
+    default ``RPN_BBOX_STD_DEV`` and ``BBOX_STD_DEV``.
 
     Raises WeightsError for networks that Matterport's code cannot build.
     """
     wanted = {"depth": (50, 101), "groups": (1,), "stride_in_1x1": (True,), "rpn_convs": (1,), "box_convs": (0,),
-              "box_fcs": (2,), "class_agnostic_boxes": (False,), "class_agnostic_masks": (False,)}  # fmt: skip
+              "box_fcs": (2,), "mask_convs": (4,), "class_agnostic_boxes": (False,),
+              "class_agnostic_masks": (False,)}  # fmt: skip
     for field, values in wanted.items():
         if getattr(config, field) not in values:
             raise WeightsError(
                 f"{field}: Matterport's network has {' or '.join(map(str, values))}, "
                 f"this one {getattr(config, field)}; save as .safetensors"
             )
-    layers: dict[str, dict[str, np.ndarray]] = {}
+    arrays: dict[str, Tensor] = {}
     for name in (n.removesuffix(".weight") for n in state if n.endswith(".weight") and ".norm." not in n):
         layer, norm = _names(name)
         tensors = {
@@ -57,22 +58,12 @@ def write(config: Config, state: Mapping[str, Tensor]) -> dict[str, dict[str, np
                 stats["bias"] - stats["running_mean"] * scale,
             )
         weight, bias = (_rows(name, rows, config) for rows in (weight, bias))
-        layers[layer] = {"kernel": _kernel(name, weight, config)}
+        arrays[f"{layer}/kernel"] = _kernel(name, weight, config)
+        arrays[f"{layer}/bias"] = torch.zeros_like(bias) if norm else bias
         if norm:
-            layers[layer]["bias"] = np.zeros(len(weight), np.float32)
-            layers[norm] = _norm(stats, bias)
-        else:
-            layers[layer]["bias"] = bias.float().numpy()
-    return layers
-
-
-def save(layers: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
-    """Write the file as Keras 2 does, so that ``load_weights(path, by_name=True)`` finds each layer."""
-    groups: dict[str, dict[str, np.ndarray]] = {}
-    for layer, arrays in layers.items():
-        group = groups.setdefault("rpn_model" if layer.startswith("rpn_") else layer, {})
-        group.update({f"{layer}/{key}": array for key, array in arrays.items()})
-    keras.save(path, groups)
+            arrays |= {f"{norm}/{key}": values for key, values in _norm(stats, bias).items()}
+    network = keras.layers(matterport.rows(config.depth), matterport.sizes(arrays), config.depth)
+    keras.save(path, network, {key: array.float() for key, array in arrays.items()})
 
 
 def _names(native: str) -> tuple[str, str]:
@@ -116,15 +107,14 @@ def _anchors_back(rows: Tensor, config: Config) -> Tensor:
     return rows.unflatten(0, (-1, ratios)).flip(1).transpose(0, 1).flatten(0, 1)
 
 
-def _kernel(name: str, weight: Tensor, config: Config) -> np.ndarray:
+def _kernel(name: str, weight: Tensor, config: Config) -> Tensor:
     if name in ("box.fc1", "box.fc2"):
         side = config.box_pool if name == "box.fc1" else 1
         weight = weight.unflatten(1, (-1, side, side))
-    kernel = weight.permute(2, 3, 1, 0) if weight.ndim == 4 else weight.T
-    return kernel.float().contiguous().numpy()
+    return keras.from_torch(weight)
 
 
-def _norm(stats: Mapping[str, Tensor], bias: Tensor) -> dict[str, np.ndarray]:
+def _norm(stats: Mapping[str, Tensor], bias: Tensor) -> dict[str, Tensor]:
     """Keras's four arrays, which have its epsilon; without ``stats`` those of a norm that adds the bias."""
     if not stats:
         one = torch.ones_like(bias)
@@ -137,4 +127,4 @@ def _norm(stats: Mapping[str, Tensor], bias: Tensor) -> dict[str, np.ndarray]:
         stats["weight"],
     )
     values = {**stats, "weight": weight, "running_var": variance}
-    return {keras: values[ours].float().numpy() for keras, ours in NORM.items()}
+    return {theirs: values[ours] for theirs, ours in NORM.items()}
