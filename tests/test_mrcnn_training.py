@@ -362,6 +362,29 @@ def test_steps_bring_the_loss_down(tmp_path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_the_gradient_of_each_array_is_clipped(tmp_path) -> None:
+    """Larger ones to the norm of the config; what is small beside them stays, and learns as fast as it can."""
+    from test_mrcnn_model import Narrow
+    from test_mrcnn_shapes import Squares
+
+    feed = modellib.data_generator(Squares(2), Narrow(), shuffle=False, batch_size=2)
+    inputs = Inputs.of(next(feed)[0])
+
+    def gradients(most: float) -> dict[str, torch.Tensor]:
+        config = Narrow()
+        config.GRADIENT_CLIP_NORM = most
+        torch.manual_seed(0)
+        trainer = modellib.MaskRCNN("training", config, str(tmp_path)).trainer(0.01, 0.9)
+        trainer.backward(trainer.losses(inputs))
+        return {key: leaf.grad for key, leaf in trainer.parameters.items()}
+
+    free = gradients(0)
+    limit = float(np.median([grad.norm() for grad in free.values()]))
+    for key, grad in gradients(limit).items():
+        wanted = free[key] * min(limit / float(free[key].norm() or 1), 1)
+        assert torch.allclose(grad, wanted, rtol=1e-3, atol=1e-7), key
+
+
 def test_a_step_whose_loss_is_not_finite_changes_nothing(tmp_path) -> None:
     from test_mrcnn_model import Narrow
     from test_mrcnn_shapes import Squares
