@@ -380,6 +380,14 @@ def in_flight(server: Running) -> int:
     )
 
 
+def test_answers_are_sent_at_once() -> None:
+    """A body does not wait until the caller has confirmed its header, which takes 40 ms."""
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_passes_side_by_side_share_their_time() -> None:
     """Two that take two seconds each, at once, are a picture a second, for Retry-After."""
     metrics = Metrics()
