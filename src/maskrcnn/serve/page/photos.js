@@ -54,12 +54,11 @@ export async function work() {
     }
     const query = `score=${Math.min(LOWEST, desk.model.score)}&outlines=true`;
     const told = await (await call("/v1/predict?" + query, { method: "POST", body: body(photo) })).json();
-    photo.width = told.width;
-    photo.height = told.height;
-    photo.instances = told.instances.map((one) => ({ ...one, d: outline(one.parts), hidden: false }));
-    photo.seconds = (performance.now() - began) / 1000;
-    photo.small = await createImageBitmap(photo.file, { resizeWidth: Math.min(told.width, 1200), resizeQuality: "medium" }).catch(() => null);
-    photo.state = "done";
+    const seconds = (performance.now() - began) / 1000;
+    const small = await createImageBitmap(photo.file, { resizeWidth: Math.min(told.width, 1200), resizeQuality: "medium" }).catch(() => null);
+    // All at once, and shown below before anything else runs: the stage labels no instance that is not drawn.
+    const instances = told.instances.map((one) => ({ ...one, d: outline(one.parts), hidden: false }));
+    Object.assign(photo, { width: told.width, height: told.height, instances, seconds, small, state: "done" });
   } catch (error) {
     photo.state = "failed";
     photo.error = error instanceof Refused ? error.message : "This page could not show the answer: " + error.message;
