@@ -127,7 +127,7 @@ def serve(side: str, folder: Path) -> None:
         weights = folder / "weights.h5"
         if model is None:
             model = modellib.MaskRCNN("inference", Coco(), str(folder))
-            if side == "ours" and not weights.exists():
+            if side == "ours":
                 calm(model.keras_model)
                 model.keras_model.save_weights(str(weights))
             model.keras_model.load_weights(str(weights), by_name=True)
@@ -206,8 +206,8 @@ def compare(folder: Path) -> str:
         same = np.flatnonzero((b["rois"] == roi).all(1) & (b["class_ids"] == a["class_ids"][i]))
         if len(same):  # several, where boxes end at the border
             pairs.append((i, same[np.abs(b["scores"][same] - a["scores"][i]).argmin()]))
-    if not pairs:
-        sys.exit("no detection is the same")
+    if len(pairs) < 0.9 * len(b["rois"]):
+        sys.exit(f"only {len(pairs)} of {len(b['rois'])} detections are the same")
     mine, other = np.transpose(pairs)
     score = np.abs(a["scores"][mine] - b["scores"][other]).max()
     pixels = (a["masks"][..., mine] != b["masks"][..., other]).mean()
