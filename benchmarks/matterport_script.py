@@ -89,6 +89,10 @@ def serve(side: str, folder: Path) -> None:
     """Answer ``detect``, ``heads`` and ``all`` from standard input with seconds, until it closes."""
     if side == "peer":
         use_reference(folder)
+    else:
+        import torch
+
+        torch.manual_seed(0)  # whose random numbers make the weights
     import mrcnn.model as modellib
     from mrcnn import utils
     from mrcnn.config import Config
@@ -194,7 +198,6 @@ def version(side: str) -> str:
         return f"Matterport's on TensorFlow {tf.__version__}"
     import torch
 
-    torch.manual_seed(0)  # whose random numbers make the weights
     return f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -219,7 +222,9 @@ def compare(folder: Path) -> str:
 
 def main() -> None:
     parser = arguments(__doc__, "--serve", "--folder")
-    parser.add_argument("--peer", help="interpreter of an environment with Matterport's package")
+    parser.add_argument(
+        "--peer", required=True, help="interpreter of an environment with Matterport's package"
+    )
     parser.add_argument("--only", choices=["detect", "train"])
     parser.add_argument("--runs", type=int, default=5, help="pictures")
     options = parser.parse_args()
@@ -227,8 +232,6 @@ def main() -> None:
     if options.serve:
         serve(options.serve, Path(options.folder))
         return
-    if not options.peer:
-        parser.error("--peer is needed")
     import PIL.Image
 
     with tempfile.TemporaryDirectory() as name:

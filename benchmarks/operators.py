@@ -168,15 +168,13 @@ def compare_paste(size: tuple[int, int], runs: int) -> None:
 
 def main() -> None:
     parser = arguments(__doc__, "--serve", "--folder")
-    parser.add_argument("--peer", help="interpreter of an environment with torchvision")
+    parser.add_argument("--peer", required=True, help="interpreter of an environment with torchvision")
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--rows", default="", help="only rows whose names contain this")
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, Path(options.folder))
         return
-    if not options.peer:
-        parser.error("--peer is needed")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mine, theirs = sides(options.peer, __file__, "--folder", name)

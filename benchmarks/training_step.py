@@ -170,14 +170,12 @@ def _outline(box: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = arguments(__doc__, "--serve", "--folder")
-    parser.add_argument("--peer", help="interpreter of an environment with torchvision")
+    parser.add_argument("--peer", required=True, help="interpreter of an environment with torchvision")
     parser.add_argument("--runs", type=int, default=9)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, Path(options.folder))
         return
-    if not options.peer:
-        parser.error("--peer is needed")
     with tempfile.TemporaryDirectory() as name:
         mine, theirs = sides(options.peer, __file__, "--folder", name)
         for hello in (mine.hello, theirs.hello):

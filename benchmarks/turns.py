@@ -53,7 +53,7 @@ class Worker:
 def sides(peer: str, script: str, *options: str) -> tuple[Worker, Worker]:
     """Ours and the peer's, each by the script with ``--serve`` under its own interpreter."""
     theirs, ours = (
-        Worker([python, script, *options, "--serve", side])
+        Worker([python, script, *options, "--peer", peer, "--serve", side])
         for side, python in (("peer", peer), ("ours", sys.executable))
     )
     return ours, theirs

@@ -206,14 +206,12 @@ def compare(what: str, mine: Worker, theirs: Worker, folder: Path, runs: int) ->
 
 def main() -> None:
     parser = arguments(__doc__, "--serve", "--folder", "--count")
-    parser.add_argument("--peer", help="interpreter of an environment with torchvision")
+    parser.add_argument("--peer", required=True, help="interpreter of an environment with torchvision")
     parser.add_argument("--runs", type=int, default=7)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, Path(options.folder), int(options.count))
         return
-    if not options.peer:
-        parser.error("--peer is needed")
     import PIL.Image
 
     with tempfile.TemporaryDirectory() as name:

@@ -230,6 +230,23 @@ def test_a_busy_server_is_asked_again(visit: Open) -> None:
     assert refusals == []
 
 
+def test_the_stage_may_move_while_an_answer_is_made_ready(visit: Open) -> None:
+    page = visit()
+    page.evaluate("""() => {
+        const make = createImageBitmap, stage = document.getElementById("stage");
+        globalThis.moved = 0;
+        globalThis.createImageBitmap = (file, options) => {
+            if (options.resizeQuality) {
+                globalThis.moved += 1;
+                stage.dispatchEvent(new WheelEvent("wheel", { deltaY: -1, cancelable: true }));
+            }
+            return make(file, options);
+        };
+    }""")
+    upload(page)
+    assert page.evaluate("moved") == 1
+
+
 def test_a_photo_is_at_hand_to_try_it_with(visit: Open) -> None:
     page = visit()
     page.get_by_role("button", name="Try a sample").click()
