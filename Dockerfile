@@ -21,11 +21,11 @@ RUN pip install -c constraints.txt ".[${EXTRAS}]"
 
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/maskrcnn /opt/maskrcnn
-RUN useradd --create-home --uid 10001 maskrcnn
+# Compiled loops are kept in a folder of any user's, since the package's own cannot be written to.
+RUN useradd --create-home --uid 10001 maskrcnn && mkdir -m 1777 /var/cache/maskrcnn
 USER maskrcnn
 WORKDIR /home/maskrcnn
-# Compiled loops are kept in the home, since the package's own folder cannot be written to.
-ENV PATH=/opt/maskrcnn/bin:$PATH PYTHONUNBUFFERED=1 NUMBA_CACHE_DIR=/home/maskrcnn/.cache/numba
+ENV PATH=/opt/maskrcnn/bin:$PATH PYTHONUNBUFFERED=1 NUMBA_CACHE_DIR=/var/cache/maskrcnn
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \

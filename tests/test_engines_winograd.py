@@ -1,13 +1,11 @@
 """Winograd's transforms on paper, and the compiled kernel against PyTorch's convolution in float64."""
 
-import numba
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from maskrcnn.engines import winograd
-from maskrcnn.ops.vectors import announced
 
 pytestmark = pytest.mark.skipif(
     not winograd.fit(32, 32), reason="this PyTorch does not run on OpenMP's threads"
@@ -97,20 +95,10 @@ def test_threads_follow_pytorch() -> None:
         torch.set_num_threads(threads)
 
 
-def test_the_kernel_is_compiled_once_and_then_read_from_the_cache(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_kernel_is_compiled_once_and_then_read_from_the_cache() -> None:
     winograd.kernel()
-    capsys.readouterr()
     again = winograd._Compiled(winograd.lanes())  # as another process would
     assert [function.cache_hits for function in again._functions] == [1, 1]
-    assert capsys.readouterr().err == ""
-
-
-def test_compiling_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
-    add = numba.njit(lambda a, b: a + b)
-    for called in ((1, 2), (3, 4), (1.5, 2)):
-        with announced("compiling"):
-            add(*called)
-    assert capsys.readouterr().err == "maskrcnn: compiling ...\n" * 2  # whole numbers, and then floats
 
 
 @pytest.mark.parametrize("width", WIDTHS)

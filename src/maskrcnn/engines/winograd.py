@@ -145,12 +145,10 @@ class _Compiled:
     """The kernels for one width of registers."""
 
     def __init__(self, width: int) -> None:
-        from ..ops.vectors import announced
         from .winograd_kernel import compile_convolve, compile_lift
 
         self.lanes, self.rows = width, 12 if width == 16 else 6
-        with announced("the kernels for this CPU are compiled, once"):
-            self._functions = compile_lift(self.lanes), compile_convolve(self.lanes, self.rows)
+        self._functions = compile_lift(self.lanes), compile_convolve(self.lanes, self.rows)
         # for transformed weights, one for each thread that has called at the same time
         self.rooms: list[Tensor] = []
         self.lift, self.convolve = (partial(run, function.address) for function in self._functions)

@@ -15,7 +15,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ..ops.vectors import COUNTER, F32, I64, INT, Code, Vector, draw, numbers_at, shifted
+from ..ops.compiling import COUNTER, kernel
+from ..ops.vectors import F32, I64, INT, Code, Vector, draw, numbers_at, shifted
 from .winograd import POINTS, SPAN, SPARE, TILE, gather, lift, spread
 
 TAPS = 9  # weights of a 3x3 convolution for each input and output
@@ -169,8 +170,8 @@ def compile_lift(lanes: int) -> Any:
     """
     width = 2 * lanes
 
-    @numba.cfunc(types.void(COUNTER), cache=True, error_model="numpy")
-    def kernel(pointer):  # type: ignore[no-untyped-def]
+    @kernel
+    def made(pointer):  # type: ignore[no-untyped-def]
         job = numba.carray(pointer, 7)
         weight, scale, out, c_in, c_out = job[2], job[3], job[4], job[5], job[6]
         memory = np.empty(TAPS * lanes * lanes, np.float32)
@@ -190,7 +191,7 @@ def compile_lift(lanes: int) -> Any:
                               out + 4 * (panel * c_in + (c + k) * width + half),
                               4 * (c_in * c_out + SPARE))  # fmt: skip
 
-    return kernel
+    return made
 
 
 def compile_convolve(lanes: int, rows: int) -> Any:
@@ -202,8 +203,8 @@ def compile_convolve(lanes: int, rows: int) -> Any:
     """
     width = 2 * lanes
 
-    @numba.cfunc(types.void(COUNTER), cache=True, error_model="numpy")
-    def kernel(pointer):  # type: ignore[no-untyped-def]
+    @kernel
+    def made(pointer):  # type: ignore[no-untyped-def]
         job = numba.carray(pointer, 16)
         x, out, weight, bias, scratch, zeros = job[2], job[3], job[4], job[5], job[6], job[7]
         n, size, c_in, c_out, some = job[8], (job[9], job[10]), job[11], job[12], job[13]
@@ -237,4 +238,4 @@ def compile_convolve(lanes: int, rows: int) -> Any:
                 for c in range(4 * first, 4 * last, 4 * lanes):
                     _gather(lanes, sums + 4 * t * some + c, 4 * rows * some, table, c, bias, low)
 
-    return kernel
+    return made

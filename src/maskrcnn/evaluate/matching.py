@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 from pycocotools import mask as coco_mask
 
 from ..data import Instance, Sample
+from ..ops.compiling import loop
 from ..records import Size
 
 IOUS = np.linspace(0.5, 0.95, 10)
@@ -181,7 +181,7 @@ def _compressed(mask: Any, size: Size) -> RLE:
     return coco_mask.merge(rle) if isinstance(rle, list) else rle
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _assign(ious, labels, truth_labels, crowd, ignored, thresholds):  # type: ignore[no-untyped-def]
     """(areas, ious, d): the object that each detection gets, -1 for none."""
     areas, objects = ignored.shape

@@ -6,10 +6,11 @@ Importing them imports numba, for a fifth of a second: the functions that call t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from .compiling import loop
 
 
-@njit(cache=True, nogil=True)
+@loop
 def greedy(
     boxes: np.ndarray, images: np.ndarray, groups: np.ndarray, threshold: float, limit: int
 ) -> np.ndarray:
@@ -44,7 +45,7 @@ def greedy(
     return kept[:count].copy()
 
 
-@njit(cache=True, nogil=True)
+@loop
 def inside(low, first, second, length):  # type: ignore[no-untyped-def]
     """Both taps of each sample; those outside 0..length - 1 weigh nothing and point somewhere harmless."""
     at, weights = np.empty((len(low), 2), np.int64), np.empty((len(low), 2))
@@ -57,7 +58,7 @@ def inside(low, first, second, length):  # type: ignore[no-untyped-def]
     return at, weights
 
 
-@njit(cache=True, nogil=True)
+@loop
 def zoom_taps(length, out, start, stop):  # type: ignore[no-untyped-def]
     """Taps of scipy.ndimage.zoom (order 1, grid_mode), ``length`` to ``out`` samples, for start..stop - 1.
 
@@ -69,7 +70,7 @@ def zoom_taps(length, out, start, stop):  # type: ignore[no-untyped-def]
     return inside(np.floor(at), first, 1.0 - first, length)
 
 
-@njit(cache=True, nogil=True)
+@loop
 def zoom(image, ys, wy, xs, wx, low, high, out):  # type: ignore[no-untyped-def]
     """The samples of `skimage_resize`."""
     for i in range(out.shape[0]):

@@ -7,17 +7,17 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import njit, types
 
+from .compiling import kernel, loop
 from .loops import inside, zoom_taps
-from .vectors import COUNTER, address, draw
+from .vectors import address, draw
 
 ALIGNED, TORCHVISION, LAST_PIXEL, SKIMAGE = range(4)  # in the order of paste.RULES
 THRESHOLD = np.float32(0.5)
 MARGIN = 1e-6  # more than sums of four products in another order differ by
 
 
-@njit(cache=True, nogil=True)
+@loop
 def hard(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     """`paste.paste_crop`: the crop, and the y and x of its first pixel."""
     ys, wy, y, xs, wx, x, low, high = _plan(mask, box, h, w, rule)
@@ -26,7 +26,7 @@ def hard(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     return out, y, x
 
 
-@njit(cache=True, nogil=True)
+@loop
 def soft(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     """`paste.paste_soft`."""
     ys, wy, y, xs, wx, x, low, high = _plan(mask, box, h, w, rule)
@@ -35,7 +35,7 @@ def soft(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     return out, y, x
 
 
-@njit(cache=True, nogil=True)
+@loop
 def into(out, mask, box, rule):  # type: ignore[no-untyped-def]
     """The same into the whole image, (h, w), which is False so far."""
     crop, y, x = hard(mask, box, out.shape[0], out.shape[1], rule)
@@ -46,8 +46,8 @@ def into(out, mask, box, rule):  # type: ignore[no-untyped-def]
 def whole() -> Any:
     """`paste.paste_whole` as a C function that every thread of a team calls with the same job, see `team.run`."""
 
-    @numba.cfunc(types.void(COUNTER), cache=True)
-    def kernel(pointer):  # type: ignore[no-untyped-def]
+    @kernel
+    def made(pointer):  # type: ignore[no-untyped-def]
         job = numba.carray(pointer, 11)
         n, m, h, w = job[5], job[6], job[7], job[8]
         masks = numba.carray(address(job[2]), (n, m, m), dtype=np.float32)  # type: ignore[call-arg]
@@ -64,10 +64,10 @@ def whole() -> Any:
             if i < n:
                 into(out[i], masks[i], boxes[i], job[9])
 
-    return kernel
+    return made
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _plan(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     """Taps of the rows and the first row, of the columns and the first column, and what values are kept within."""
     ys, wy, y = _axis(rule, mask.shape[0], box[1], box[3], h)
@@ -78,7 +78,7 @@ def _plan(mask, box, h, w, rule):  # type: ignore[no-untyped-def]
     return ys, wy, y, xs, wx, x, low, high
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _axis(rule, m, low, high, limit):  # type: ignore[no-untyped-def]
     """Taps of the pixels along an axis that a box low..high covers in 0..limit, and the first of these."""
     if rule == TORCHVISION:
@@ -103,7 +103,7 @@ def _axis(rule, m, low, high, limit):  # type: ignore[no-untyped-def]
     return at, weights, first
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _stretched(m, low, high, limit):  # type: ignore[no-untyped-def]
     """torch's bilinear interpolation of the padded mask over an integer box with inclusive ends."""
     low, high = np.float32(low), np.float32(high)  # or a cut could fall differently
@@ -120,7 +120,7 @@ def _stretched(m, low, high, limit):  # type: ignore[no-untyped-def]
     return at, weights, first
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _within(place, limit):  # type: ignore[no-untyped-def]
     """A whole number as far as it lies in 0..limit; 0 for what is none."""
     if not place > 0:
@@ -128,7 +128,7 @@ def _within(place, limit):  # type: ignore[no-untyped-def]
     return int(min(place, float(limit)))
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _scaled_rows(mask, at, weight, upper, lower):  # type: ignore[no-untyped-def]
     """The two mask rows that an image row lies between, times their weights."""
     for j in range(mask.shape[1]):
@@ -136,7 +136,7 @@ def _scaled_rows(mask, at, weight, upper, lower):  # type: ignore[no-untyped-def
         lower[j] = mask[at[1], j] * weight[1]
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _value(upper, lower, at, weight, low, high):  # type: ignore[no-untyped-def]
     """One pixel. The four products are added in scipy's order, then rounded to float32 and kept in range."""
     value = np.float32(
@@ -148,7 +148,7 @@ def _value(upper, lower, at, weight, low, high):  # type: ignore[no-untyped-def]
     return min(max(value, low), high)
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _hard(mask, ys, wy, xs, wx, low, high, threshold, out):  # type: ignore[no-untyped-def]
     """Pixels between the same two rows and columns lie between their four values: most need no more than these."""
     upper, lower = np.empty(mask.shape[1]), np.empty(mask.shape[1])
@@ -186,7 +186,7 @@ def _hard(mask, ys, wy, xs, wx, low, high, threshold, out):  # type: ignore[no-u
                             out[i, j] = _value(upper, lower, xs[j], wx[j], low, high) >= threshold
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _side(a, b, c, d, full, low, high, threshold):  # type: ignore[no-untyped-def]
     """Whether all between four values lies above the threshold (1), below it (-1), or may lie on both sides (0).
 
@@ -200,7 +200,7 @@ def _side(a, b, c, d, full, low, high, threshold):  # type: ignore[no-untyped-de
     return -1 if min(max(most, low), high) < threshold - MARGIN else 0
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _stretches(at, weights):  # type: ignore[no-untyped-def]
     """Where samples between the same two taps begin, with the end of all; and whether all their weights sum to 1."""
     starts, whole = np.empty(len(at) + 1, np.int64), np.empty(len(at), np.bool_)
@@ -216,7 +216,7 @@ def _stretches(at, weights):  # type: ignore[no-untyped-def]
     return starts[: count + 1], whole[:count]
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _soft(mask, ys, wy, xs, wx, low, high, out):  # type: ignore[no-untyped-def]
     upper = np.empty(mask.shape[1])
     lower = np.empty(mask.shape[1])

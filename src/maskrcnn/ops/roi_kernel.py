@@ -19,7 +19,8 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from . import memory, team
-from .vectors import COUNTER, F32, I64, INT, Code, address, announced, draw
+from .compiling import kernel
+from .vectors import F32, I64, INT, Code, address, draw
 
 
 class Sum(torch.autograd.Function):
@@ -87,16 +88,10 @@ def _run(
     registers = channels // team.lanes()
     block = -(-registers // torch.get_num_threads())
     team.run(
-        _compiled(team.lanes(), back).address, table.ctypes.data, len(rows), level.data_ptr(), image.data_ptr(),
+        _compile(team.lanes(), back).address, table.ctypes.data, len(rows), level.data_ptr(), image.data_ptr(),
         index.data_ptr(), weight.data_ptr(), bins.data_ptr(), n, size, taps, registers, block,
         -(-registers // block) if back else n,
     )  # fmt: skip
-
-
-@functools.cache
-def _compiled(lanes: int, back: bool) -> Any:
-    with announced("the kernel of RoIAlign for this CPU is compiled, once"):
-        return _compile(lanes, back)
 
 
 @intrinsic(prefer_literal=True)
@@ -165,6 +160,7 @@ def _merge(index, weight, extent, step, places, shares):  # type: ignore[no-unty
     return count
 
 
+@functools.cache
 def _compile(lanes: int, back: bool) -> Any:
     """A C function that every thread of a team calls with the same job, see `_run`.
 
@@ -173,8 +169,8 @@ def _compile(lanes: int, back: bool) -> Any:
     """
     wide = 4 * lanes  # bytes of a register
 
-    @numba.cfunc(types.void(COUNTER), cache=True, error_model="numpy")
-    def kernel(pointer):  # type: ignore[no-untyped-def]
+    @kernel
+    def made(pointer):  # type: ignore[no-untyped-def]
         job = numba.carray(pointer, 15)
         bins, n, size, taps = job[8], job[9], job[10], job[11]
         registers, block, tasks = job[12], job[13], job[14]
@@ -229,4 +225,4 @@ def _compile(lanes: int, back: bool) -> Any:
                                 _weigh(lanes, 1, back, p, q, some, bin_, r * wide)
                                 r += 1
 
-    return kernel
+    return made

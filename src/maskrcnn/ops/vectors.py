@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.event import Listener, install_listener
 from numba.extending import intrinsic
 
-INT, COUNTER = types.int64, types.CPointer(types.int64)
+from .compiling import COUNTER
+
+INT = types.int64
 I64, F32, F64 = ir.IntType(64), ir.FloatType(), ir.DoubleType()
-
-
-class _Announcement(Listener):
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def on_start(self, event: Any) -> None:
-        if self.text:
-            print(f"maskrcnn: {self.text} ...", file=sys.stderr, flush=True)
-        self.text = ""
-
-    def on_end(self, event: Any) -> None:
-        pass
-
-
-@contextmanager
-def announced(text: str) -> Iterator[None]:
-    """One line on stderr when numba begins to compile; none where it reads its cache."""
-    with install_listener("numba:run_pass", _Announcement(text)):
-        yield
 
 
 class Vector:
