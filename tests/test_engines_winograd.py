@@ -1,5 +1,10 @@
 """Winograd's transforms on paper, and the compiled kernel against PyTorch's convolution in float64."""
 
+import ctypes.util
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +16,7 @@ pytestmark = pytest.mark.skipif(
     not winograd.fit(32, 32), reason="this PyTorch does not run on OpenMP's threads"
 )
 
+CHECKED = ctypes.util.find_library("c_malloc_debug")  # of glibc; a corrupted block ends the process
 WIDTHS = [8, 16] if torch.backends.cpu.get_cpu_capability() == "AVX512" else [8]
 
 
@@ -93,6 +99,31 @@ def test_threads_follow_pytorch() -> None:
             assert torch.equal(layer(x, False), wanted)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(CHECKED is None, reason="there is no C library that checks its blocks")
+def test_passes_beside_each_other_leave_the_memory_of_others_alone() -> None:
+    code = """
+import threading, torch
+from maskrcnn.engines.winograd import Winograd
+
+layers = [Winograd(torch.zeros(c, c, 3, 3), None, None) for c in (64, 128)]
+
+def work():
+    torch.set_num_threads(1)
+    for _ in range(100):
+        for layer in layers:
+            layer(torch.zeros(1, layer.c_in, 28, 28), False)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    env = os.environ | {"LD_PRELOAD": str(CHECKED), "MALLOC_CHECK_": "3"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_kernel_is_compiled_once_and_then_read_from_the_cache() -> None:

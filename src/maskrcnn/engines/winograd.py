@@ -21,7 +21,7 @@ from torch import Tensor
 from ..ops.memory import lasting, maps
 from ..ops.team import lanes, run, team
 
-TILE, SPAN, POINTS = 4, 6, 36  # outputs and inputs along a tile's side, products
+TILE, SPAN, POINTS, TAPS = 4, 6, 36, 9  # outputs and inputs along a tile's side, products, weights
 TOGETHER = 1 << 16  # pairs of input and output whose weights are transformed together, to 9 MB
 KEPT = 1 << 14  # pairs whose transformed weights, 2.4 MB, are kept by layers that also see large maps
 SPARE = 48  # numbers between two points' weights: at distances of some power of 2 all would share one set of the cache
@@ -118,8 +118,11 @@ class Winograd:
 
     def _lift(self, first: int, count: int, room: Tensor) -> Tensor:
         """Panels of as many outputs as one product computes at once, so that they are read in order."""
-        weight, scale = self.weight[first:], self.scale[first:]
-        kernel().lift(weight.data_ptr(), scale.data_ptr(), room.data_ptr(), self.c_in, count)
+        weight, scale, run = self.weight[first:], self.scale[first:], kernel()
+        scratch = torch.empty(torch.get_num_threads(), TAPS * run.lanes**2)
+        run.lift(
+            weight.data_ptr(), scale.data_ptr(), room.data_ptr(), scratch.data_ptr(), self.c_in, count
+        )  # fmt: skip
         return room
 
 

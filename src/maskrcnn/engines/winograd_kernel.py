@@ -17,9 +17,7 @@ from numba.extending import intrinsic
 
 from ..ops.compiling import COUNTER, kernel
 from ..ops.vectors import F32, I64, INT, Code, Vector, draw, numbers_at, shifted
-from .winograd import POINTS, SPAN, SPARE, TILE, gather, lift, spread
-
-TAPS = 9  # weights of a 3x3 convolution for each input and output
+from .winograd import POINTS, SPAN, SPARE, TAPS, TILE, gather, lift, spread
 
 
 @intrinsic(prefer_literal=True)
@@ -166,18 +164,19 @@ def _places(table, base, outside, tile, first, side, size, channels):  # type: i
 def compile_lift(lanes: int) -> Any:
     """A C function that every thread of a team calls with the same job, see `Winograd._lift`.
 
-    The threads draw panels of ``2 * lanes`` outputs from the job's first counter until there are none left.
+    The threads draw panels of ``2 * lanes`` outputs from the job's first counter until there are none left; the second
+    gives each thread its own part of the scratch memory, which must not be an array of the kernel's own: numba frees
+    these after the last line that names them, whoever still has their address.
     """
     width = 2 * lanes
 
     @kernel
     def made(pointer):  # type: ignore[no-untyped-def]
-        job = numba.carray(pointer, 7)
-        weight, scale, out, c_in, c_out = job[2], job[3], job[4], job[5], job[6]
-        memory = np.empty(TAPS * lanes * lanes, np.float32)
-        square = memory.ctypes.data
+        job = numba.carray(pointer, 8)
+        weight, scale, out, scratch, c_in, c_out = job[2], job[3], job[4], job[5], job[6], job[7]
+        square = scratch + 4 * TAPS * lanes * lanes * draw(shifted(pointer, 1))  # type: ignore[call-arg]
         while True:
-            panel = draw(pointer) * width  # type: ignore[call-arg]
+            panel = draw(pointer) * width
             if panel >= c_out:
                 break
             for half in range(0, width, lanes):
@@ -198,7 +197,7 @@ def compile_convolve(lanes: int, rows: int) -> Any:
     """As `compile_lift`, see `Winograd.__call__`.
 
     The threads draw blocks of ``rows`` tiles, each once for each of the ``parts`` of its outputs; the second counter
-    gives each thread its own part of the scratch memory.
+    as there.
     numba's cache tells kernels apart by the two numbers that it finds in the closure.
     """
     width = 2 * lanes
@@ -213,7 +212,7 @@ def compile_convolve(lanes: int, rows: int) -> Any:
         tiles = n * ((size[0] + TILE - 1) // TILE) * ((size[1] + TILE - 1) // TILE)
         left = scratch + 4 * POINTS * rows * (c_in + c_out) * draw(shifted(pointer, 1))  # type: ignore[call-arg]
         sums = left + 4 * POINTS * rows * c_in
-        table_memory = np.empty(POINTS, np.int64)
+        table_memory = np.empty(POINTS, np.int64)  # which the loop names, see `compile_lift`
         table = numbers_at(table_memory.ctypes.data)
         here = -1  # the block that lies in ``left``
         while True:

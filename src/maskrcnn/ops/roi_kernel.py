@@ -185,7 +185,7 @@ def _compile(lanes: int, back: bool) -> Any:
         most = size * taps * taps
         places, shares = np.empty(most, np.int64), np.empty(most, np.float32)
         starts = np.empty(size + 1, np.int64)
-        place, share = places.ctypes.data, shares.ctypes.data
+        place, share = places.ctypes.data, shares.ctypes.data  # the loop names both: else numba freed them
         pixel = registers * wide
         while True:
             task = draw(pointer)
