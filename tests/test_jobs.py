@@ -19,7 +19,8 @@ import maskrcnn
 from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError, ImageError, MaskRCNNError
 from maskrcnn.inputs import read, to_channels
-from maskrcnn.jobs import Step, done_in_order, lanes, predict_files
+from maskrcnn.jobs import Step, lanes, predict_files
+from maskrcnn.jobs.behind import done_in_order
 from maskrcnn.records import Image, Result
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -363,3 +364,25 @@ def test_results_side_by_side_are_the_same_in_every_bit(two_threads: None) -> No
             for name in ("boxes", "labels", "scores", "roi_masks"):
                 assert torch.equal(getattr(result, name), getattr(want, name))
     assert sum(map(len, wanted)) > 20
+
+
+def test_many_pictures_go_side_by_side_and_few_have_all_threads(two_threads: None, tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
+    class Meeting(OneBox):
+        device = torch.device("cpu")
+
+        def predict_images(self, images: Sequence[Image], **options: Any) -> list[Result]:
+            if many:
+                both.wait(600)  # for one that is here at the same time
+            threads.add(torch.get_num_threads())
+            return super().predict_images(images, **options)
+
+    for many in (True, False):
+        model, threads = Meeting(), set[int]()
+        names = [f"{i}.png" for i in range(4 if many else 3)]
+        folder = photos(tmp_path / str(many), *names)
+        report = predict_files(model, folder, tmp_path / f"out{many}", save=["json"])  # type: ignore[arg-type]
+        assert report.done == len(names) and threads == {1 if many else 2}
+        found = coco(tmp_path / f"out{many}" / "results.json")
+        assert [found.imgs[i]["file_name"] for i in sorted(found.imgs)] == names

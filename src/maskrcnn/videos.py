@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from .errors import ConfigError, ImageError
 from .inputs import Video, open_video
-from .jobs import DEFAULT_OUT, Step, behind, done_in_order, lanes, writing
+from .jobs import DEFAULT_OUT, Step, behind, lanes, side_by_side, writing
 from .output import VideoWriter, draw, frame_record
 from .records import Frame, Result
 from .track import Tracking, followed
@@ -125,9 +125,8 @@ def _predicted(
         return replace(result, frame=frame.index, time=frame.time)
 
     def results() -> Iterator[Result]:
-        with pool, closing(video.frames):  # type: ignore[type-var]
-            for _, result in done_in_order(video.frames, predict, pool, max(batch_size, 2)):
-                yield result
+        with closing(video.frames):  # type: ignore[type-var]
+            yield from side_by_side(video.frames, predict, pool)
 
     return followed(results(), track)
 

@@ -1,8 +1,8 @@
 """Predict many files into a folder: read ahead, write each result as it is done, survive what goes wrong."""
 
 from .batches import batched, predict_batch
-from .behind import behind, done_in_order
-from .lanes import lanes
+from .behind import behind
+from .lanes import lanes, side_by_side
 from .listing import Job, find_jobs
 from .run import Report, Step, predict_files
 from .settings import DEFAULT_OUT, SAVE, agree, result_settings, writing
@@ -16,11 +16,11 @@ __all__ = [
     "agree",
     "batched",
     "behind",
-    "done_in_order",
     "find_jobs",
     "lanes",
     "predict_batch",
     "predict_files",
     "result_settings",
+    "side_by_side",
     "writing",
 ]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from .behind import done_in_order
+
 if TYPE_CHECKING:
     from ..model import MaskRCNN
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Lanes(ThreadPoolExecutor):
@@ -41,3 +47,10 @@ def lanes(model: MaskRCNN, most: int) -> Lanes | None:
     if count < 2 or model.engine is not None or model.device.type != "cpu":
         return None
     return Lanes(count)
+
+
+def side_by_side(items: Iterator[T], work: Callable[[T], R], pool: Lanes) -> Iterator[R]:
+    """What work makes of each item, in the items' order; ends the pool."""
+    with pool:
+        for _, done in done_in_order(items, work, pool, pool.count):
+            yield done

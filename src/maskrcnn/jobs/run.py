@@ -1,4 +1,4 @@
-"""One process: the pictures of a folder one after the other, their results beside each other."""
+"""One process: the pictures of a folder through the network, and their results into files beside each other."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..records import Result
 from ..tiles import grid, predict_tiles, shrunk
 from .batches import batched, predict_batch
 from .behind import behind
+from .lanes import lanes, side_by_side
 from .listing import Job, find_jobs
 from .settings import DEFAULT_OUT, agree, result_settings, writing
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ColorBy = Literal["instance", "class"]
 Outcome = tuple[Job, Result | ImageError]
+_MANY = 4  # pictures from which on it pays to have one at a time on each share of the threads
 _OVERLAY_SIDE = 8192  # pixels, of a picture above MAX_PIXELS
 
 
@@ -87,7 +89,7 @@ def predict_files(
                  single file go beside it (STEM_overlay.jpg, STEM_results.json), all else into ``out``
     save       : some of `SAVE`; ``json`` is one COCO file for all pictures, results.json, the others are as
                  `maskrcnn.output.write` says
-    batch_size : pictures that go through the network together
+    batch_size : pictures that go through the network together; on a CPU side by side, two at least if there are many
     score, classes, max_detections : as `MaskRCNN.predict`
     resume     : keep what an earlier run into this folder has in its results.json, even one that was killed;
                  pictures that failed are tried again
@@ -129,7 +131,7 @@ def predict_files(
     left = run.left(jobs, frozenset(writer.done) if writer else frozenset())
     try:
         if tile is None:
-            outcomes = _predict_whole(model, left, options, batch_size, max_pixels)
+            outcomes = _predict_whole(model, left, options, batch_size, max_pixels, (total or 0) >= _MANY)
         else:
             outcomes = _predict_tiled(model, left, options, batch_size, max_pixels, tile, overlap)
         for outcome in behind(outcomes, run.write_files):
@@ -145,9 +147,9 @@ def predict_files(
 
 
 def _predict_whole(
-    model: MaskRCNN, jobs: Iterable[Job], options: dict[str, Any], batch_size: int, max_pixels: int
-) -> Iterator[Outcome]:
-    """Pictures are read ahead of the network."""
+    model: MaskRCNN, jobs: Iterable[Job], options: dict[str, Any], batch_size: int, max_pixels: int, many: bool
+) -> Iterator[Outcome]:  # fmt: skip
+    """Pictures are read ahead of the network; many go through it side by side, where the model allows it."""
     waiting: deque[Job] = deque()
 
     def sources() -> Iterator[Source]:
@@ -157,6 +159,9 @@ def _predict_whole(
 
     read = read_ahead(sources(), keep_alpha=model.config.channels == 4, max_pixels=max_pixels)
     pictures = ((waiting.popleft(), image) for _, image in read)
+    pool = lanes(model, max(batch_size, 2)) if many else None
+    if pool is not None:
+        return side_by_side(pictures, lambda picture: next(predict_batch(model, [picture], options)), pool)
     return chain.from_iterable(
         predict_batch(model, batch, options) for batch in batched(pictures, batch_size)
     )
