@@ -4,7 +4,7 @@
 
 The server is a process of its own with the shipped model; the pictures are the photos in examples/, sent as they are.
 
-throughput : images/s of `predict_files` in batches of 1 and 4 (the better counts), and of 1, 4 and 16 clients that
+throughput : images/s of `predict_files` with batch sizes 1 and 4 (the better counts), and of 1, 4 and 16 clients that
              each keep a connection and send a picture when the last is answered, in turns; medians of the rounds.
              Also the CPU time of server and clients for each picture, all threads together. Goal: 0.9
 latency    : requests at half of the best throughput, evenly spaced, and at random times (Poisson) for comparison;
@@ -178,7 +178,7 @@ def throughput(given: argparse.Namespace) -> None:
                 work[clients] = after[0] - before[0], after[1] - before[1]
         for size, rates in batch.items():
             print(
-                f"predict_files: {statistics.median(rates):.2f} images/s in batches of {size}; "
+                f"predict_files: {statistics.median(rates):.2f} images/s, batch size {size}; "
                 f"CPU {batch_work[size] * 1000:.0f} ms a picture (last round)"
             )
         best = [max(of_round) for of_round in zip(*batch.values(), strict=True)]

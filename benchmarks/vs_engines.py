@@ -4,7 +4,7 @@
     python benchmarks/vs_engines.py FOLDER
 
 The first writes weights and graphs, which takes minutes; the second times, each side in a process of its own, taking
-turns image by image. Sides are
+turns image by image, in another order each round, since some leave the caches and cores busier than others. Sides are
 
     auto, torch              this package's own engines, to RoI masks
     auto-pasted              the same, and boolean masks of the whole photo
@@ -18,6 +18,7 @@ Before anything counts, boxes, classes and scores of all sides are compared with
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -175,7 +176,8 @@ def compare(folder: Path, count: int, sides: list[str], runs: int) -> None:
         worker.ask()
     if "torch" not in sides:
         workers.pop("torch").close()
-    rounds = [{side: worker.ask() for side, worker in workers.items()} for _ in range(runs)]
+    orders = (random.Random(i).sample(list(workers), len(workers)) for i in range(runs))
+    rounds = [{side: workers[side].ask() for side in order} for order in orders]
     print(f"\n{count} detections, {SHAPE[0]}x{SHAPE[1]} photo, 800x1067 in the network, {runs} rounds")
     print(f"{'side':16}{'ms':>7}  auto / side")
     for side in sides:
