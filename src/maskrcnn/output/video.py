@@ -65,8 +65,10 @@ class VideoWriter:
         """One frame: (h, w, 3) uint8 RGB of the source's size; ``time`` in seconds, as the source counts them."""
         import av
 
-        even = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
-        frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+        odd = [(0, side % 2) for side in pixels.shape[:2]]
+        if any(more for _, more in odd):
+            pixels = np.pad(pixels, (*odd, (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         height, width = (side + side % 2 for side in self.source.size)  # a stream may change its own
         frame = frame.reformat(width, height, format="yuv420p", dst_colorspace=_BT709)
         frame.colorspace, frame.time_base = _BT709, self.source.time_base
