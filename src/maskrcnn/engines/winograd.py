@@ -120,9 +120,7 @@ class Winograd:
         """Panels of as many outputs as one product computes at once, so that they are read in order."""
         weight, scale, run = self.weight[first:], self.scale[first:], kernel()
         scratch = torch.empty(torch.get_num_threads(), TAPS * run.lanes**2)
-        run.lift(
-            weight.data_ptr(), scale.data_ptr(), room.data_ptr(), scratch.data_ptr(), self.c_in, count
-        )  # fmt: skip
+        run.lift(weight.data_ptr(), scale.data_ptr(), room.data_ptr(), scratch.data_ptr(), self.c_in, count)
         return room
 
 
