@@ -5,7 +5,7 @@
 The film is examples/coins.png, moved about. All sides run in turns, and the ratios of the medians count:
 
 video    : decoding, network, tracking, drawing, an H.264 file and JSON lines
-pictures : `predict_files` of the decoded frames, in batches of 1 and 4 (the better counts): network, drawing, a JPEG
+pictures : `predict_files` of the decoded frames, batch sizes 1 and 4 (the better counts): network, drawing, a JPEG
            file each and results.json
 network  : `predict_images` of the decoded frames, one at a time, and nothing else
 
@@ -63,8 +63,8 @@ def main() -> None:
         predict_video_file(model, path, end=0.1)  # compiles what is compiled at first use
         sides: dict[str, Callable[[], object]] = {
             "network": lambda: [model.predict_images([image]) for image in images],
-            "pictures, batches of 1": lambda: predict_files(model, images, f"{folder}/out"),
-            "pictures, batches of 4": lambda: predict_files(model, images, f"{folder}/out", batch_size=4),
+            "pictures, batch size 1": lambda: predict_files(model, images, f"{folder}/out"),
+            "pictures, batch size 4": lambda: predict_files(model, images, f"{folder}/out", batch_size=4),
             "video": lambda: predict_video_file(model, path, track=True),
         }
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}

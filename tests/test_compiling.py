@@ -29,4 +29,6 @@ def test_without_a_folder_to_keep_it_in_it_is_compiled_at_every_start() -> None:
     nowhere = {"NUMBA_CACHE_DIR": "/proc/nowhere", "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
     for _ in range(2):
         out, said = suppress(**nowhere)
-        assert out == "[0, 2]\n" and "at every start: NUMBA_CACHE_DIR names no folder" in said
+        assert (
+            out == "[0, 2]\n" and "at every start: want a folder to keep it in, set NUMBA_CACHE_DIR" in said
+        )

@@ -39,7 +39,12 @@ Classes = Annotated[
 MaxDetections = Annotated[int | None, typer.Option(help="At most this many instances a picture.")]
 MinSize = Annotated[int | None, typer.Option(help="Resize the short side to this many pixels...")]
 MaxSize = Annotated[int | None, typer.Option(help="... unless the long side would exceed this.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that go through the network together.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Pictures in the network together; of many on a CPU two at least, side by side."
+    ),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Keep what an earlier run into --out has done, and do the rest.")
 ]

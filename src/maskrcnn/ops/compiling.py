@@ -39,9 +39,7 @@ class _Announcement(Listener):
 
     def on_start(self, event: Any) -> None:
         if part := self.parts.pop(event.data["module"], None):
-            often = (
-                "once" if KEPT else "at every start: NUMBA_CACHE_DIR names no folder that can be written to"
-            )
+            often = "once" if KEPT else "at every start: want a folder to keep it in, set NUMBA_CACHE_DIR"
             print(f"maskrcnn: compiling {part} for this CPU, {often} ...", file=sys.stderr, flush=True)
 
     def on_end(self, event: Any) -> None:
