@@ -1,17 +1,19 @@
 """Frames a second of `maskrcnn predict clip.mp4 --track`, against the same frames predicted as pictures.
 
-    python benchmarks/video.py [--weights NAME] [--frames 60] [--size 480 640] [--rounds 3]
+    python benchmarks/video.py [--weights NAME] [--frames 60] [--size 480 640] [--rounds 7]
 
-The film is examples/coins.png, moved about. All sides run in turns, and the ratios of the medians count:
+The film is examples/coins.png, moved about. All sides run in turns, in another order each round, and the median of
+the rounds' ratios counts:
 
 video    : decoding, network, tracking, drawing, an H.264 file and JSON lines
-pictures : `predict_files` of the decoded frames, batch sizes 1 and 4 (the better counts): network, drawing, a JPEG
-           file each and results.json
+pictures : `predict_files` of the decoded frames, network, drawing, a JPEG file each and
+           results.json
 network  : `predict_images` of the decoded frames, one at a time, and nothing else
 
 Beside each the CPU time of a frame, all threads together.
 """
 
+import random
 import statistics
 import tempfile
 import time
@@ -51,7 +53,8 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     model = maskrcnn.load(given.weights, device=given.device)
@@ -61,28 +64,27 @@ def main() -> None:
         images = [frame.image for frame in open_video(path).frames]
         model.predict_images(images[:2])
         predict_video_file(model, path, end=0.1)  # compiles what is compiled at first use
+        size = given.batch_size
         sides: dict[str, Callable[[], object]] = {
             "network": lambda: [model.predict_images([image]) for image in images],
-            "pictures, batch size 1": lambda: predict_files(model, images, f"{folder}/out"),
-            "pictures, batch size 4": lambda: predict_files(model, images, f"{folder}/out", batch_size=4),
-            "video": lambda: predict_video_file(model, path, track=True),
+            "pictures": lambda: predict_files(model, images, f"{folder}/out", batch_size=size),
+            "video": lambda: predict_video_file(model, path, track=True, batch_size=size),
         }
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for _ in range(given.rounds):
-            for name, run in sides.items():
+            for name, run in random.sample(sorted(sides.items()), len(sides)):
                 start = time.perf_counter(), time.process_time()
                 run()
                 seconds[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    rates = {
-        name: len(images) / statistics.median(wall for wall, _ in took) for name, took in seconds.items()
-    }
     for name, took in seconds.items():
-        work = statistics.median(cpu for _, cpu in took) / len(images) * 1000
-        print(f"{name:22}: {rates[name]:.2f} frames/s, CPU {work:.0f} ms a frame")
-    pictures = max(rate for name, rate in rates.items() if name.startswith("pictures"))
-    print(
-        f"video / pictures {rates['video'] / pictures:.2f}, video / network {rates['video'] / rates['network']:.2f}"
-    )
+        wall, cpu = (statistics.median(times) / len(images) for times in zip(*took, strict=True))
+        print(f"{name:8}: {1 / wall:.2f} frames/s, CPU {cpu * 1000:.0f} ms a frame")
+    for other in ("pictures", "network"):
+        ratios = sorted(b / a for (a, _), (b, _) in zip(seconds["video"], seconds[other], strict=True))
+        print(
+            f"video / {other} {statistics.median(ratios):.2f} "
+            f"({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds)"
+        )
 
 
 if __name__ == "__main__":

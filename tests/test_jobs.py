@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import maskrcnn
 from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError, ImageError, MaskRCNNError
 from maskrcnn.inputs import read, to_channels
-from maskrcnn.jobs import Step, lanes, predict_files
+from maskrcnn.jobs import Step, lanes, predict_files, side_by_side
 from maskrcnn.jobs.behind import done_in_order
 from maskrcnn.records import Image, Result
 
@@ -326,7 +327,12 @@ def test_overlays_of_an_earlier_run_are_no_photos(tmp_path: Path) -> None:
 # side by side
 
 
-def test_lanes_share_the_threads_and_leave_those_of_others_alone(two_threads: None) -> None:
+def test_lanes_share_the_threads_and_others_compute_alone_meanwhile(two_threads: None) -> None:
+    def later() -> int:
+        """The threads that one which begins now computes with."""
+        with ThreadPoolExecutor(1) as other:
+            return other.submit(torch.get_num_threads).result()
+
     model = OneBox()
     model.device = torch.device("cpu")
     pool = lanes(model, 4)
@@ -335,11 +341,13 @@ def test_lanes_share_the_threads_and_leave_those_of_others_alone(two_threads: No
         both = threading.Barrier(2)
         shares = [pool.submit(lambda: (both.wait(60), torch.get_num_threads())) for _ in range(2)]
         assert [share.result()[1] for share in shares] == [1, 1]
-    later: list[int] = []
-    other = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
-    other.start()
-    other.join()
-    assert torch.get_num_threads() == 2 and later == [2]
+        assert (torch.get_num_threads(), later()) == (2, 1)
+    assert (torch.get_num_threads(), later()) == (2, 2)
+
+    pool = lanes(model, 4)
+    assert pool is not None
+    assert [torch.get_num_threads() for _ in side_by_side(iter(range(3)), lambda n: n, pool)] == [1, 1, 1]
+    assert (torch.get_num_threads(), later()) == (2, 2)
 
 
 def test_what_works_better_in_batches_gets_no_lanes(two_threads: None) -> None:

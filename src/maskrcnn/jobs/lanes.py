@@ -19,22 +19,33 @@ R = TypeVar("R")
 
 
 class Lanes(ThreadPoolExecutor):
-    """``count`` threads, each with a share of PyTorch's."""
+    """``count`` threads, each with a share of PyTorch's.
+
+    Until `shutdown`, threads that begin later (who read, draw and write) compute alone: what they divided among
+    threads would wait for cores that the lanes hold.
+    """
 
     def __init__(self, count: int) -> None:
-        self.count = count
-        total, begun = torch.get_num_threads(), threading.Barrier(count + 1)
+        self.count, self._total = count, torch.get_num_threads()
+        share, begun = self._total // count, threading.Barrier(count + 1)
 
         def begin() -> None:
             torch.get_num_threads()  # which a thread's first call sets to the process's number
-            torch.set_num_threads(total // count)  # of this thread
+            torch.set_num_threads(share)  # of this thread
             begun.wait()
 
         super().__init__(count, "lane", begin)
         for _ in range(count):
             self.submit(int)
         begun.wait()
-        torch.set_num_threads(total)  # PyTorch gives later threads what was said last
+        last = threading.Thread(target=torch.set_num_threads, args=(1,))  # which PyTorch gives later threads
+        last.start()
+        last.join()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As of any pool; the thread that calls, and later ones, have all threads again."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        torch.set_num_threads(self._total)
 
 
 def lanes(model: MaskRCNN, most: int) -> Lanes | None:
@@ -50,7 +61,8 @@ def lanes(model: MaskRCNN, most: int) -> Lanes | None:
 
 
 def side_by_side(items: Iterator[T], work: Callable[[T], R], pool: Lanes) -> Iterator[R]:
-    """What work makes of each item, in the items' order; ends the pool."""
+    """What work makes of each item, in the items' order; ends the pool. Its reader computes alone meanwhile."""
     with pool:
+        torch.set_num_threads(1)
         for _, done in done_in_order(items, work, pool, pool.count):
             yield done
