@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import maskrcnn
 from maskrcnn import engines
-from maskrcnn.engines import fast
+from maskrcnn.engines import fast, half
 from maskrcnn.errors import ConfigError
 from maskrcnn.legacy import graph
 from maskrcnn.model.image import to_batch
@@ -126,6 +127,40 @@ def test_copies_and_pickles_of_a_used_model_predict_the_same() -> None:
 def test_the_reference_engine_takes_the_kernels_away() -> None:
     model = engines.attach(engines.attach(network()), "torch")
     assert all(m.kernel is None for m in model.modules() if isinstance(m, (Conv, Linear)))
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "within"), [("float16", torch.float16, 0.1), ("bfloat16", torch.bfloat16, 1.0)]
+)
+def test_layers_in_16_bits_find_the_same_and_heads_give_float32(
+    engine: str, dtype: torch.dtype, within: float
+) -> None:
+    photo = Path(__file__).parent.parent / "examples" / "photos" / "grace_hopper.jpg"
+    model = maskrcnn.load(engine="torch")
+    wanted = model.predict(photo)
+    engines.attach(model, engine)
+    found, trace = model.predict(photo), model.trace(photo)
+    assert found.labels.tolist() == wanted.labels.tolist() and len(found) > 0
+    assert 0 < (found.boxes - wanted.boxes).abs().max() < within
+    assert (found.scores - wanted.scores).abs().max() < 0.02 * within
+    assert {level.dtype for level in (*trace.backbone, *trace.pyramid, trace.roi_features)} == {dtype}
+    heads = trace.anchor_scores.objectness, trace.anchor_scores.deltas, *vars(trace.box_scores).values()
+    assert {head.dtype for head in (*heads, trace.mask_logits)} == {torch.float32}
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    assert model.backbone(torch.zeros(1, 3, 64, 64))[0].dtype == torch.float32  # where gradients are wanted
+
+
+def test_layers_in_16_bits_notice_other_weights_and_survive_copies() -> None:
+    layer, x = Conv(8, 8, 3, norm=True, relu=True), torch.randn(1, 8, 6, 6)
+    randomise(layer)
+    with torch.no_grad():
+        plain = layer(x)
+        layer.kernel = half.Kernel(torch.bfloat16)
+        assert torch.allclose(layer(x).float(), plain, rtol=0.02, atol=0.02 * float(plain.max()))
+        layer.weight.mul_(2.0)
+        layer.norm.running_mean.mul_(2.0)  # type: ignore[union-attr]
+        assert not torch.allclose(layer(x).float(), plain, rtol=0.1)
+        assert torch.equal(pickle.loads(pickle.dumps(layer))(x), layer(x))
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:

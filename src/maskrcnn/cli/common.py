@@ -86,7 +86,8 @@ Setting = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Any setting of the model: [bold]names=nut,bolt[/], [bold]resize=pad64[/], ...; repeatable.",
+        help="Any setting of the model, its engine or preset: [bold]names=nut,bolt[/], [bold]resize=pad64[/], "
+        "[bold]engine=bfloat16[/], ...; repeatable.",
     ),
 ]
 Split = Annotated[

@@ -16,13 +16,14 @@ from ..errors import ConfigError
 from ..files import replacing_files
 from ..model import MaskRCNN
 from ..records import Image
-from . import fast, int8, openvino
+from . import fast, half, int8, openvino
 from .export import open_program, save_program
+from .half import PRECISIONS
 from .onnx import open_onnx, save_onnx
 from .openvino import open_openvino, save_openvino
 from .runner import Run, Runner
 
-ENGINES = ("auto", "torch", "onnxruntime", "openvino")
+ENGINES = ("auto", "torch", *PRECISIONS, "onnxruntime", "openvino")
 GRAPH_VERSION = 2  # of what export writes; another one makes the files in the cache anew
 
 
@@ -62,6 +63,8 @@ def attach(model: MaskRCNN, engine: str = "auto") -> MaskRCNN:
 
     engine : auto         compiled float32 kernels on the CPU wherever no gradients are wanted, else PyTorch
              torch        PyTorch's own operators throughout, the reference
+             bfloat16, float16
+                          layers rounded to 16 bits, for GPUs; boxes and scores stay float32
              onnxruntime  ONNX Runtime on the CPU (``maskrcnn[onnx]``)
              openvino     OpenVINO on the CPU (``maskrcnn[openvino]``)
 
@@ -71,11 +74,12 @@ def attach(model: MaskRCNN, engine: str = "auto") -> MaskRCNN:
     if engine not in ENGINES:
         raise ConfigError(f"engine: want one of {', '.join(ENGINES)}, got {engine!r}")
     model.engine = None
+    fast.detach(model)
     if engine == "auto":
         fast.attach(model)
-    elif engine == "torch":
-        fast.detach(model)
-    else:
+    elif engine in PRECISIONS:
+        half.attach(model, engine)
+    elif engine in _RUNTIMES:
         form = _RUNTIMES[engine]
         path = _cached(model, form.ending)
         if not path.exists():

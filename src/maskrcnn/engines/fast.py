@@ -8,10 +8,6 @@ and pickles of a model take the kernels along without these weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +16,9 @@ from ..model.layers import Conv, Linear, folded
 from ..model.mask_head import MaskHead
 from ..ops import memory
 from . import winograd
+from .layer_kernel import Compute, LayerKernel
 
-SEEN = 32  # numbers of each tensor that are looked at before each use
 PART = 8  # masks whose features stay in the cache between two layers; 80 MB of 100 masks do not
-Compute = Callable[[Tensor, Tensor | None], Tensor]  # input, and what is added before the ReLU
 
 
 def attach(model: MaskRCNN) -> None:
@@ -47,87 +42,29 @@ def detach(model: MaskRCNN) -> None:
             layer.part = None
 
 
-class _Made(NamedTuple):
-    """What a kernel was made from, and the kernel."""
+class Kernel(LayerKernel):
+    """float32 on the CPU, with the threads and registers that it has."""
 
-    state: tuple[object, ...]
-    some: list[np.ndarray]  # views of the weights
-    seen: list[bytes]  # what was there
-    compute: Compute
+    def applies(self, layer: Conv | Linear, x: Tensor) -> bool:
+        """Elsewhere, in other precisions, in graphs and under autocast PyTorch computes the layer."""
+        return (
+            type(x) is Tensor  # not one of torch.export's
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32 == layer.weight.dtype
+            and not torch.is_autocast_enabled("cpu")
+            and bool(torch.backends.mkldnn.enabled)
+            and (layer.norm is None or layer.norm.frozen)
+            and x.numel() > 0
+        )
 
-
-class Kernel:
-    """One layer's weights in the form that computes fastest, and the state of the layer they were made from.
-
-    PyTorch counts changes of a tensor, but not those by fused optimizers and through ``.data``: hence the look at some
-    numbers all over each.
-    """
-
-    def __init__(self) -> None:
-        self._made: _Made | None = None
-
-    def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> Tensor | None:
-        """The layer's output, or None where the layer has to compute itself. May overwrite ``plus``."""
-        if not _applies(layer, x):
-            self._made = None  # a model in training need not hold its weights twice
-            return None
-        tensors = _tensors(layer)
-        state = (*((t.data_ptr(), t._version) for t in tensors), layer.relu, x.ndim)
-        made = self._made
-        if made is None or made.state != state or made.seen != _read(made.some):
-            self._made = None
-            if any(t.is_inference() or not _dense(t) for t in tensors):  # whose changes cannot be known
-                return None
-            some = [_some(t) for t in tensors]
-            made = self._made = _Made(state, some, _read(some), _compute(layer, x))
-        return made.compute(x, plus)
-
-    def __getstate__(self) -> dict[str, None]:
-        return {"_made": None}  # oneDNN's tensors can neither be copied nor pickled, and are soon made again
-
-
-def _applies(layer: Conv | Linear, x: Tensor) -> bool:
-    return (
-        type(x) is Tensor  # not one of torch.export's or torch.compile's
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32 == layer.weight.dtype
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and bool(torch.backends.mkldnn.enabled)
-        and (layer.norm is None or layer.norm.frozen)
-        and x.numel() > 0
-    )
-
-
-def _tensors(layer: Conv | Linear) -> list[Tensor]:
-    modules = (layer,) if layer.norm is None else (layer, layer.norm)
-    each = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
-    return [t for t in each if t is not None]
-
-
-def _dense(t: Tensor) -> bool:
-    return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))
-
-
-def _some(t: Tensor) -> np.ndarray:
-    """A view of some numbers all over a tensor."""
-    count = min(t.numel(), SEEN)
-    view: np.ndarray = t.detach().as_strided((count,), (t.numel() // max(count, 1),)).numpy()
-    return view
-
-
-def _read(views: list[np.ndarray]) -> list[bytes]:
-    return [view.tobytes() for view in views]
-
-
-def _compute(layer: Conv | Linear, x: Tensor) -> Compute:
-    if isinstance(layer, Linear):
-        return _linear(layer, x)
-    plain = layer.kernel_size == (3, 3) and layer.stride == layer.padding == (1, 1) and layer.groups == 1
-    if plain and winograd.fit(layer.in_channels, layer.out_channels):
-        return _winograd(layer)
-    return _conv(layer, x)
+    def make(self, layer: Conv | Linear, x: Tensor) -> Compute:
+        """Winograd's kernel or oneDNN's."""
+        if isinstance(layer, Linear):
+            return _linear(layer, x)
+        plain = layer.kernel_size == (3, 3) and layer.stride == layer.padding == (1, 1) and layer.groups == 1
+        if plain and winograd.fit(layer.in_channels, layer.out_channels):
+            return _winograd(layer)
+        return _conv(layer, x)
 
 
 def _winograd(layer: Conv) -> Compute:

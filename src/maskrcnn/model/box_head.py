@@ -32,15 +32,14 @@ class BoxHead(nn.Module):
         draw(self.deltas.weight, 0.001)
 
     def forward(self, features: Tensor) -> BoxScores:
-        """Score RoI features (n, c, 7, 7)."""
+        """Score RoI features (n, c, 7, 7); in float32, whatever the layers compute in."""
         x = features
         for name in self.convs:
             x = self.get_submodule(name)(x)
         for name in self.fcs:
             x = self.get_submodule(name)(x)
-        return BoxScores(
-            self.class_logits(x), self.deltas(x).reshape(x.shape[0], self.deltas.out_features // 4, 4)
-        )
+        deltas = self.deltas(x).reshape(x.shape[0], self.deltas.out_features // 4, 4)
+        return BoxScores(self.class_logits(x).float(), deltas.float())
 
 
 def detect(
@@ -59,12 +58,11 @@ def detect(
     boxes = decode(deltas, shrink(proposals.boxes[roi], end), config.box_std, config.dialect.delta_clamp)
     image = proposals.image_index[roi]
     boxes = clip(boxes, shrink(batch.windows, end)[image], float(config.dialect.last_pixel_in))
-    if config.dialect.min_detection is not None:
-        big = ((boxes[:, 2:] - boxes[:, :2]) > config.dialect.min_detection).all(dim=1)
-        boxes, label, score, roi, image = boxes[big], label[big], score[big], roi[big], image[big]
-
     sound = boxes.isfinite().all(dim=1)
-    boxes, label, score, roi, image = boxes[sound], label[sound], score[sound], roi[sound], image[sound]
+    if config.dialect.min_detection is not None:
+        sound &= ((boxes[:, 2:] - boxes[:, :2]) > config.dialect.min_detection).all(dim=1)
+    left = torch.nonzero(sound).squeeze(1)  # once: the host waits for a GPU to count
+    boxes, label, score, roi, image = boxes[left], label[left], score[left], roi[left], image[left]
     number = label + int(config.dialect.shift_from_one)
     overlap, shift = config.overlap(config.nms), config.dialect.shift_up_to
     keep = nms(boxes, score, overlap, number, config.max_detections, image, shift)

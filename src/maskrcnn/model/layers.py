@@ -58,7 +58,7 @@ def draw(weight: Tensor, std: float | None = None) -> None:
 
 
 class Kernel(Protocol):
-    """What may compute a layer in its place; see `maskrcnn.engines.fast`."""
+    """What may compute a layer in its place; see `maskrcnn.engines.layer_kernel`."""
 
     def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> Tensor | None:
         """The layer's output, or None where the layer has to compute itself. May overwrite ``plus``."""
@@ -97,7 +97,7 @@ class Conv(nn.Conv2d):
             return done
         weight, bias, norm = _fold(self.weight, self.bias, self.norm)
         x = F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
-        return _finish(x, norm, plus, self.relu)
+        return finish(x, norm, plus, self.relu)
 
 
 class Linear(nn.Linear):
@@ -118,7 +118,7 @@ class Linear(nn.Linear):
         if self.kernel is not None and (done := self.kernel(self, x)) is not None:
             return done
         weight, bias, norm = _fold(self.weight, self.bias, self.norm)
-        return _finish(F.linear(x.flatten(1), weight, bias), norm, None, self.relu)
+        return finish(F.linear(x.flatten(1), weight, bias), norm, None, self.relu)
 
 
 def _fold(
@@ -138,7 +138,8 @@ def folded(layer: Conv | Linear) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def _finish(x: Tensor, norm: BatchNorm | None, plus: Tensor | None, relu: bool) -> Tensor:
+def finish(x: Tensor, norm: BatchNorm | None, plus: Tensor | None, relu: bool) -> Tensor:
+    """What follows a layer's product: the norm, what is to be added, the ReLU."""
     x = x if norm is None else norm(x)
     if plus is not None:
         x = x + (plus if plus.shape == x.shape else F.interpolate(plus, size=x.shape[-2:], mode="nearest"))

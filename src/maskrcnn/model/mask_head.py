@@ -10,6 +10,16 @@ from ..config import Config
 from .layers import Conv, draw
 
 
+class Double(nn.ConvTranspose2d):
+    """The deconvolution, in the precision of its input."""
+
+    bias: nn.Parameter
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(n, c, h, w) to (n, c_out, 2 h, 2 w)."""
+        return F.conv_transpose2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride)
+
+
 class MaskHead(nn.Module):
     """3x3 convolutions, a deconvolution that doubles the side, and one mask a class.
 
@@ -25,14 +35,14 @@ class MaskHead(nn.Module):
         for name in self.convs:
             self.add_module(name, Conv(c_in, config.mask_channels, 3, norm=config.mask_norm, relu=True))
             c_in = config.mask_channels
-        self.deconv = nn.ConvTranspose2d(c_in, config.mask_channels, 2, 2)
+        self.deconv = Double(c_in, config.mask_channels, 2, 2)
         self.logits = Conv(config.mask_channels, 1 if config.class_agnostic_masks else config.num_classes, 1)
         draw(self.deconv.weight)
-        nn.init.zeros_(self.deconv.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.deconv.bias)
         draw(self.logits.weight, 0.001)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """RoI features (n, c, 14, 14) to the mask logits (n, 28, 28) of each RoI's own class.
+        """RoI features (n, c, 14, 14) to the float32 mask logits (n, 28, 28) of each RoI's own class.
 
         The other classes' masks are not computed: classes do not compete (Mask R-CNN, section 3).
         """
@@ -47,7 +57,6 @@ class MaskHead(nn.Module):
     def _own(self, x: Tensor, labels: Tensor) -> Tensor:
         x = F.relu(self.deconv(x), inplace=True)
         row = torch.zeros_like(labels) if self.logits.out_channels == 1 else labels
-        weight, bias = self.logits.weight.flatten(1)[row], self.logits.bias[row]  # type: ignore[index]
-        return torch.baddbmm(bias[:, None, None], weight[:, None], x.flatten(2)).reshape(
-            x.shape[0], x.shape[2], x.shape[3]
-        )
+        weight, bias = self.logits.weight.flatten(1)[row].to(x.dtype), self.logits.bias[row].to(x.dtype)  # type: ignore[index]
+        logits = torch.baddbmm(bias[:, None, None], weight[:, None], x.flatten(2))
+        return logits.reshape(x.shape[0], x.shape[2], x.shape[3]).float()

@@ -201,9 +201,8 @@ class MaskRCNN(nn.Module):
         masks = pooled.restore(self.mask(pooled.values, pooled.arrange(labels)))
         at = anchors.image_index, anchors.anchor_index
         return Sampled(
-            _full(scores.objectness[at]), anchors.is_object, _full(scores.deltas[at][anchors.is_object]),
-            anchors.wanted, _full(box.class_logits), rois.labels, rois.competing, _full(deltas), rois.wanted,
-            _full(masks), rois.masks,
+            scores.objectness[at], anchors.is_object, scores.deltas[at][anchors.is_object], anchors.wanted,
+            box.class_logits, rois.labels, rois.competing, deltas, rois.wanted, masks, rois.masks,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -383,11 +382,6 @@ def _leave_out(source: Any, error: ImageError, on_error: Callable[[Any, ImageErr
         warnings.warn(f"left out: {error}", stacklevel=3)
     else:
         on_error(source, error)
-
-
-def _full(x: Tensor) -> Tensor:
-    """At least float32: sums over thousands of samples want more digits than autocast leaves."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def load_arrays(config: Config, arrays: dict[str, Tensor], source: str | Path) -> MaskRCNN:

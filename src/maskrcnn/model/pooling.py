@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..ops.boxes import area, frame, shrink
-from ..ops.roi_align import Taps, align_taps, crop_and_resize, crop_taps, roi_align, roi_pool
+from ..ops.roi_align import Taps, align_taps, crop_and_resize, crop_taps, roi_align, roi_pool, sum_levels
 from ..records import ImageBatch
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of P2..P5; P6 only proposes
@@ -91,6 +91,10 @@ def pool_rois(
         if roi_kernel.fits(pyramid, boxes):
             taps = _taps(pyramid, boxes, level, padded, size, config, scales)
             return RoIFeatures(roi_kernel.Sum.apply(*taps, level, image_index, *pyramid), None)
+        fixed = dialect.roi_op == "crop_and_resize" or dialect.sampling_ratio > 0
+        if boxes.device.type != "cpu" and fixed and not torch.compiler.is_compiling():
+            taps = _taps(pyramid, boxes, level, padded, size, config, scales)
+            return RoIFeatures(sum_levels(pyramid, level, image_index, taps), None)
     parts, orders = [], []
     for i, scale in enumerate(scales):
         mine = torch.nonzero(level == i).squeeze(1)

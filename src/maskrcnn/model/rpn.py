@@ -35,7 +35,7 @@ class RPN(nn.Module):
         draw(self.deltas.weight, 0.01)
 
     def forward(self, pyramid: Sequence[Tensor], batch: ImageBatch, config: Config) -> AnchorScores:
-        """Score every anchor of P2..P6."""
+        """Score every anchor of P2..P6; in float32, whatever the layers compute in."""
         objectness, deltas, grids = [], [], []
         for features in pyramid:
             hidden = self._hidden(features)
@@ -45,8 +45,8 @@ class RPN(nn.Module):
             grids.append((logits.shape[2], logits.shape[3]))
         return AnchorScores(
             pyramid_anchors(tuple(grids), batch.size, config, pyramid[0].device),
-            torch.cat(objectness, dim=1),
-            torch.cat(deltas, dim=1),
+            torch.cat(objectness, dim=1).float(),
+            torch.cat(deltas, dim=1).float(),
             tuple(o.shape[1] for o in objectness),
         )
 
@@ -106,7 +106,8 @@ def choose(scores: AnchorScores, batch: ImageBatch, config: Config) -> Candidate
     sound = boxes.isfinite().all(dim=1)  # without a clamp, untrained weights stretch boxes beyond float32
     if dialect.min_proposal is not None:
         sound &= ((boxes[:, 2:] - boxes[:, :2]) > dialect.min_proposal).all(dim=1)
-    boxes, image, index = boxes[sound], image[sound], index[sound]
+    left = torch.nonzero(sound).squeeze(1)  # once: the host waits for a GPU to count
+    boxes, image, index = boxes[left], image[left], index[left]
     levels, end = torch.zeros_like(index), 0
     for count in scores.level_sizes[:-1]:
         end += count

@@ -8,7 +8,7 @@ a CPU's kernel for the sums, of the same taps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def roi_align(
         )
     extent = frame((features.shape[2], features.shape[3]), boxes)[2:]
     if sampling_ratio > 0:
-        return _sum_taps(
+        return _sum_map(
             features, image_index, align_taps(boxes, extent, size, scale, sampling_ratio, aligned)
         )
     low, bins, counts = _bins(boxes, size, scale, 0, aligned)
@@ -59,7 +59,7 @@ def roi_align(
     (iy, wy), (ix, wx) = _taps(at_y, extent[1]), _taps(at_x, extent[0])
     pixel = _pixel(features, image_index[roi][:, None, None], iy[:, :, None], ix[:, None, :])
     weight = wy[:, :, None] * wx[:, None, :] / per_side.prod(1)[:, None, None]
-    return _bag(features, pixel.reshape(-1), starts * 4, "sum", weight.reshape(-1), size)
+    return _bag(_table(features), pixel.reshape(-1), starts * 4, "sum", weight.reshape(-1), size)
 
 
 def align_taps(
@@ -120,7 +120,7 @@ def crop_and_resize(features: Features, boxes: Boxes, image_index: Index, size: 
         pooled = roi_align(features, torch.cat([low, low + size * step], dim=1), image_index, size, 1.0, 1)
         inside = ((points >= 0) & (points <= extent[:, None] - 1)).to(pooled.dtype)
         return pooled * inside[:, 1, None, :, None] * inside[:, 0, None, None, :]
-    return _sum_taps(features, image_index, crop_taps(boxes, extent, size))
+    return _sum_map(features, image_index, crop_taps(boxes, extent, size))
 
 
 def crop_taps(boxes: Boxes, extent: Tensor, size: int) -> Taps:
@@ -181,7 +181,7 @@ def roi_pool(features: Features, boxes: Boxes, image_index: Index, size: int, sc
     bag, row, col, starts = _ragged(rows, cols)
     roi = bag // size**2
     y, x = start[roi, 1, bag // size % size] + row, start[roi, 0, bag % size] + col
-    return _bag(features, _pixel(features, image_index[roi], y, x), starts, "max", None, size)
+    return _bag(_table(features), _pixel(features, image_index[roi], y, x), starts, "max", None, size)
 
 
 def _taps(points: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,16 +198,37 @@ def _taps(points: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
     return index, torch.stack([1.0 - upper, upper], dim=-1) * inside[..., None]
 
 
-def _sum_taps(features: Tensor, image_index: Tensor, taps: Taps) -> Tensor:
-    """The sum over all pairs of a bin's taps along x and y."""
+def _sum_map(features: Tensor, image_index: Tensor, taps: Taps) -> Tensor:
+    """The sums of boxes that all read one map."""
+    image = image_index[:, None, None, None, None]
+    return _sum_taps(_table(features), lambda y, x: _pixel(features, image, y, x), taps)
+
+
+def _sum_taps(table: Tensor, pixel: Callable[[Tensor, Tensor], Tensor], taps: Taps) -> Tensor:
+    """The sum over all pairs of a bin's taps along x and y; ``pixel`` is the table's row of each pair."""
     (ix, iy), (wx, wy) = (part.unbind(1) for part in taps)
     n, size, count = ix.shape
-    pixel = _pixel(
-        features, image_index[:, None, None, None, None], iy[:, :, None, :, None], ix[:, None, :, None, :]
-    )
+    rows = pixel(iy[:, :, None, :, None], ix[:, None, :, None, :])
     weight = wy[:, :, None, :, None] * wx[:, None, :, None, :]
-    starts = torch.arange(n * size * size, device=pixel.device) * count**2
-    return _bag(features, pixel.reshape(-1), starts, "sum", weight.reshape(-1), size)
+    starts = torch.arange(n * size * size, device=rows.device) * count**2
+    return _bag(table, rows.reshape(-1), starts, "sum", weight.reshape(-1), size)
+
+
+def sum_levels(pyramid: Sequence[Tensor], level: Index, image_index: Index, taps: Taps) -> Pooled:
+    """The sums of boxes that each read a map of their own, in one call; ``taps`` as of that map.
+
+    Copies the maps into one table, which costs a GPU less than to tell the host how many boxes each has.
+    """
+    sides = [(m.shape[2], m.shape[3]) for m in pyramid]
+    starts = [0]
+    for m in pyramid[:-1]:
+        starts.append(starts[-1] + m.shape[0] * m.shape[2] * m.shape[3])
+    h, w, start = torch.tensor(
+        [*zip(*sides, strict=True), starts], device=level.device
+    )[:, level, None, None, None, None]  # fmt: skip
+    table = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in pyramid])
+    image = image_index[:, None, None, None, None]
+    return _sum_taps(table, lambda y, x: start + (image * h + y) * w + x, taps)
 
 
 def _pixel(features: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -215,14 +236,16 @@ def _pixel(features: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return (image * features.shape[2] + y) * features.shape[3] + x
 
 
-def _bag(
-    features: Tensor, pixel: Tensor, starts: Tensor, mode: str, weight: Tensor | None, size: int
-) -> Tensor:
+def _table(features: Tensor) -> Tensor:
+    """A map's pixels as rows (b * h * w, c): a view of channels-last maps."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+def _bag(table: Tensor, pixel: Tensor, starts: Tensor, mode: str, weight: Tensor | None, size: int) -> Tensor:
     """Sum or maximum of table rows for each bag, as a (n, c, size, size) channels-last tensor."""
-    table = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])  # a view of channels-last maps
     weight = None if weight is None else weight.to(table.dtype)
     bags = F.embedding_bag(pixel, table, starts, mode=mode, per_sample_weights=weight)
-    return bags.reshape(-1, size, size, features.shape[1]).permute(0, 3, 1, 2)
+    return bags.reshape(-1, size, size, table.shape[1]).permute(0, 3, 1, 2)
 
 
 def _ragged(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
