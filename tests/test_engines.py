@@ -3,6 +3,7 @@
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import maskrcnn
 from maskrcnn import engines
-from maskrcnn.engines import fast, half
+from maskrcnn.engines import fast, half, winograd
 from maskrcnn.errors import ConfigError
 from maskrcnn.legacy import graph
 from maskrcnn.model.image import to_batch
@@ -113,6 +114,59 @@ def test_gradients_flow_with_the_kernels_attached() -> None:
     pyramid = model.fpn(list(model.backbone(torch.randn(1, 3, 64, 96))))
     pyramid[0].sum().backward()
     assert model.backbone.stem.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("strip", [1 << 22, 1 << 12])
+@pytest.mark.parametrize("size", [(37, 29), (5, 3), (1, 1)])
+@pytest.mark.parametrize("norm", [False, True])
+def test_winograds_gradients_are_those_of_pytorch(
+    norm: bool, size: tuple[int, int], strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "STRIP", strip)
+    layer = Conv(32, 64, 3, norm=norm, relu=True)
+    randomise(layer)
+    compare_gradients(layer, torch.randn(2, 32, *size))
+
+
+def test_gradients_of_dense_layers_are_those_of_pytorch() -> None:
+    layer = Linear(7 * 7 * 8, 24, relu=True)
+    randomise(layer)
+    compare_gradients(layer, torch.randn(5, 8, 7, 7).contiguous(memory_format=torch.channels_last))
+
+
+def compare_gradients(layer: Conv | Linear, x: Tensor) -> None:
+    def passed(kernel: fast.Kernel | None) -> list[Tensor]:
+        layer.kernel = kernel
+        leaf = x.clone().requires_grad_()
+        layer.zero_grad()
+        y = layer(leaf)
+        (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
+        return [y.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters())]  # type: ignore[list-item, union-attr]
+
+    seen: list[bool] = []
+
+    class Watched(fast.Kernel):
+        def product(self, *args: Any) -> Tensor | None:
+            found = super().product(*args)
+            seen.append(found is not None)
+            return found
+
+    for ours, wanted in zip(passed(Watched()), passed(None), strict=True):
+        assert torch.allclose(ours, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    assert seen == [True]
+
+
+def test_what_is_frozen_has_its_kernel_in_training_too() -> None:
+    layer, x = Conv(32, 64, 3, norm=True, relu=True), torch.randn(1, 32, 6, 6)
+    randomise(layer)
+    wanted = layer(x).detach()
+    kernel = layer.kernel = fast.Kernel()
+    assert kernel(layer, x) is None
+    layer.requires_grad_(False)
+    frozen = kernel(layer, x)
+    assert frozen is not None
+    assert torch.allclose(frozen, wanted, rtol=0, atol=1e-5 * float(wanted.max()))
+    assert kernel(layer, x.requires_grad_()) is None
 
 
 def test_copies_and_pickles_of_a_used_model_predict_the_same() -> None:

@@ -107,7 +107,7 @@ def training() -> None:
     target = Target(boxes=boxes, labels=torch.tensor([0, 1]), masks=masks)
 
     def learnt(device: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        model = maskrcnn.load(device=device).train()
+        model = maskrcnn.load(device=device, engine="torch").train()
         losses = model.losses([picture], [target], torch.Generator().manual_seed(0))
         torch.stack(list(losses.values())).sum().backward()
         found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -1,12 +1,16 @@
 """The CPU's kernels for the layers of a network: the same modules, their weights folded and laid out once.
 
 Each layer is given a `Kernel`, which computes it wherever no gradients are wanted and the input is float32 on
-the CPU; everywhere else the layer computes itself. A kernel makes its copy of the weights at first use and notes
-which values they were made from, so that after training, ``load_state_dict`` or a move it makes them anew. Copies
-and pickles of a model take the kernels along without these weights.
+the CPU; everywhere else the layer computes itself, for gradients with Winograd's kernel where that fits. A kernel
+makes its copy of the weights at first use and notes which values they were made from, so that after training,
+``load_state_dict`` or a move it makes them anew. Copies and pickles of a model take the kernels along without these
+weights.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +35,14 @@ def attach(model: MaskRCNN) -> None:
                 layer.kernel = Kernel()
             elif isinstance(layer, MaskHead):
                 layer.part = PART
+
+
+def attach_gradients(model: MaskRCNN) -> None:
+    """As `attach`, for weights that come anew with each call, of which nothing can be kept: gradients alone."""
+    if torch.backends.mkldnn.is_available():
+        for layer in model.modules():
+            if isinstance(layer, (Conv, Linear)):
+                layer.kernel = GradientKernel()
 
 
 def detach(model: MaskRCNN) -> None:
@@ -61,10 +73,28 @@ class Kernel(LayerKernel):
         """Winograd's kernel or oneDNN's."""
         if isinstance(layer, Linear):
             return _linear(layer, x)
-        plain = layer.kernel_size == (3, 3) and layer.stride == layer.padding == (1, 1) and layer.groups == 1
-        if plain and winograd.fit(layer.in_channels, layer.out_channels):
-            return _winograd(layer)
-        return _conv(layer, x)
+        return _winograd(layer) if _plain(layer) else _conv(layer, x)
+
+    def product(self, layer: Conv | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """By Winograd's kernel or oneDNN's matrix product, forward and back."""
+        if torch.compiler.is_compiling() or not self.applies(layer, x):
+            return None
+        if isinstance(layer, Linear):
+            return _Product.apply(x, weight, bias)
+        return winograd.convolve(x, weight, bias) if _plain(layer) else None
+
+
+class GradientKernel(Kernel):
+    """Computes where gradients are wanted only."""
+
+    def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> None:
+        """Leaves the layer to itself, which asks for the `product`."""
+
+
+def _plain(layer: Conv) -> bool:
+    """Whether it is a convolution for Winograd's kernel."""
+    plain = layer.kernel_size == (3, 3) and layer.stride == layer.padding == (1, 1) and layer.groups == 1
+    return plain and winograd.fit(layer.in_channels, layer.out_channels)
 
 
 def _winograd(layer: Conv) -> Compute:
@@ -132,3 +162,24 @@ def _linear(layer: Linear, x: Tensor) -> Compute:
         return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, relu, [], "")
 
     return compute
+
+
+class _Product(torch.autograd.Function):
+    """``F.linear`` of (n, c_in), see `_linear`; its gradients are such products too, of transposed views."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        multiply = partial(torch.ops.mkldnn._linear_pointwise, B=None, attr="none", scalars=[], algorithm="")
+        return (
+            multiply(grad, weight.t()) if wanted[0] else None,
+            multiply(grad.t(), x.t()) if wanted[1] else None,
+            grad.sum(dim=0) if wanted[2] else None,
+        )

@@ -29,7 +29,7 @@ class LayerKernel:
 
     PyTorch counts changes of a tensor, but not those by fused optimizers and through ``.data``: hence the look at some
     numbers all over each, on the CPU. Elsewhere that would wait for the device, and a change through ``.data`` between
-    two predictions is missed; a pass with gradients, as in training, makes every kernel anew.
+    two predictions is missed; a pass with gradients, as in training, makes the kernels of what is learnt anew.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,13 @@ class LayerKernel:
 
     def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> Tensor | None:
         """The layer's output, or None where the layer has to compute itself. May overwrite ``plus``."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.applies(layer, x):
+        tensors = _tensors(layer)
+        learning = torch.is_grad_enabled() and any(
+            t.requires_grad for t in (x, *tensors, *(() if plus is None else (plus,)))
+        )
+        if learning or torch.compiler.is_compiling() or not self.applies(layer, x):
             self._made = None  # a model in training need not hold its weights twice
             return None
-        tensors = _tensors(layer)
         state = (*((t.data_ptr(), t._version) for t in tensors), layer.relu, x.ndim)
         made = self._made
         if made is None or made.state != state or made.seen != _read(made.some):
@@ -58,6 +61,10 @@ class LayerKernel:
             some = [_some(t) for t in tensors if t.device.type == "cpu"]
             made = self._made = _Made(state, some, _read(some), self.make(layer, x))
         return made.compute(x, plus)
+
+    def product(self, layer: Conv | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """With gradients PyTorch computes the layer."""
+        return None
 
     def __getstate__(self) -> dict[str, object]:
         return {

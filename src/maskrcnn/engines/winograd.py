@@ -11,11 +11,13 @@ Source: Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks"
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops.memory import lasting, maps
@@ -26,6 +28,7 @@ TOGETHER = 1 << 16  # pairs of input and output whose weights are transformed to
 KEPT = 1 << 14  # pairs whose transformed weights, 2.4 MB, are kept by layers that also see large maps
 SPARE = 48  # numbers between two points' weights: at distances of some power of 2 all would share one set of the cache
 FEW = 40  # tiles, of which computing takes no more than three times as long as transforming the weights
+STRIP = 1 << 22  # bytes of an input whose share in the weights' gradient is computed at once
 NEAR, FAR = 3 / 4, 3 / 2  # the polynomials' points are 0, these with both signs, and infinity; see `spread`
 _NEAR2, _FAR2, _BOTH = NEAR**2, FAR**2, NEAR**2 * FAR**2
 
@@ -64,11 +67,12 @@ class Winograd:
     """One layer's weights (c_out, c_in, 3, 3), a factor for each output, and its bias; channels `fit`.
 
     The transformed weights are four times the weights, 220 MB for a ResNet-50: they are made at each call, for as
-    many outputs at a time as stay in the cache. Those of layers that see small maps are kept, if there are many only
-    until a larger one comes.
+    many outputs at a time as stay in the cache. Those of layers that see small maps are kept (``keep``), if there are
+    many only until a larger one comes.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None, keep: bool = True) -> None:
+        self.keep = keep
         self.c_out, self.c_in = weight.shape[:2]
         self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
         self.scale, self.bias = (
@@ -96,7 +100,7 @@ class Winograd:
 
     def _lifted(self, tiles: int) -> Iterator[tuple[int, int, Tensor]]:
         """First output, number of outputs, and their transformed weights."""
-        if tiles < FEW:
+        if self.keep and tiles < FEW:
             kept = self.kept  # which another thread may take away
             if kept is None:
                 kept = self._lift(0, self.c_out, lasting(POINTS * (self.c_in * self.c_out + SPARE)))
@@ -122,6 +126,62 @@ class Winograd:
         scratch = torch.empty(torch.get_num_threads(), TAPS * run.lanes**2)
         run.lift(weight.data_ptr(), scale.data_ptr(), room.data_ptr(), scratch.data_ptr(), self.c_in, count)
         return room
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.conv2d`` with padding 1 of (n, c_in, h, w) float32, with gradients; channels `fit`."""
+    return _Convolution.apply(x, weight, bias)
+
+
+class _Convolution(torch.autograd.Function):
+    """The gradient of the input is such a convolution too; that of the weights is left to oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        y = Winograd(weight, None, bias, keep=False)(x, relu=False)
+        # no view, which could not be changed in place, as by a ReLU
+        return y.new_empty(0).set_(y.untyped_storage(), y.storage_offset(), y.shape, y.stride())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            turned = weight.flip(2, 3).transpose(0, 1)
+            of_x = (
+                convolve(grad, turned, None) if fit(*weight.shape[:2]) else F.conv2d(grad, turned, padding=1)
+            )
+        if ctx.needs_input_grad[1]:
+            of_weight = functools.reduce(
+                Tensor.add_, (_of_weight(*part, weight) for part in _strips(grad, x))
+            )
+        return of_x, of_weight, grad.sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
+
+
+def _of_weight(grad: Tensor, x: Tensor, sides: tuple[int, int], weight: Tensor) -> Tensor:
+    """The gradient of the weights, of a map padded by ``sides`` rows and columns."""
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], list(sides), [1, 1], False, [0, 0], 1, [False, True, False]
+    )[1]
+
+
+def _strips(grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
+    """Parts that add up to the gradient of the weights, and the padding of each: of maps that oneDNN takes long for
+
+    because they are larger than the caches, some rows at a time, with those of the input above and below.
+    """
+    row = x.shape[1] * x.shape[3] * x.element_size()
+    rows = max(STRIP // row, 1)
+    if x.shape[2] < 2 * rows:
+        yield grad, x, (1, 1)
+        return
+    for i, first in itertools.product(range(len(x)), range(0, x.shape[2], rows)):
+        end = min(first + rows, x.shape[2])
+        part = x[i : i + 1, :, max(first - 1, 0) : end + 1]
+        above, below = int(first == 0), int(end == x.shape[2])
+        yield grad[i : i + 1, :, first:end], F.pad(part, (0, 0, above, below)), (0, 1)
 
 
 def shares(blocks: int, panels: int, threads: int) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
+from ..engines.fast import attach_gradients
 from ..model import MaskRCNN
 from ..model.layers import BatchNorm
 from ..model.pooling import pool_rois
@@ -91,6 +92,7 @@ class TrainingPass(nn.Module):
         super().__init__()
         with torch.device("meta"):  # the weights come with each call
             self.network = MaskRCNN(config.with_options(proposals=lesson.proposals))
+        attach_gradients(self.network)
         self.order, self.lesson = order, lesson
         self.train()
         for module in self.network.modules():

@@ -63,6 +63,9 @@ class Kernel(Protocol):
     def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> Tensor | None:
         """The layer's output, or None where the layer has to compute itself. May overwrite ``plus``."""
 
+    def product(self, layer: Conv | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The layer's product with these weights, with gradients, or None where PyTorch has to compute it."""
+
 
 class Conv(nn.Conv2d):
     """Convolution, then batch norm, then ReLU, the latter two if asked for. Without bias where a norm follows.
@@ -96,8 +99,13 @@ class Conv(nn.Conv2d):
         if self.kernel is not None and (done := self.kernel(self, x, plus)) is not None:
             return done
         weight, bias, norm = _fold(self.weight, self.bias, self.norm)
-        x = F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
-        return finish(x, norm, plus, self.relu)
+        return finish(self.product(x, weight, bias), norm, plus, self.relu)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution alone, of these weights."""
+        if self.kernel is not None and (done := self.kernel.product(self, x, weight, bias)) is not None:
+            return done
+        return F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
 
 
 class Linear(nn.Linear):
@@ -118,7 +126,13 @@ class Linear(nn.Linear):
         if self.kernel is not None and (done := self.kernel(self, x)) is not None:
             return done
         weight, bias, norm = _fold(self.weight, self.bias, self.norm)
-        return finish(F.linear(x.flatten(1), weight, bias), norm, None, self.relu)
+        return finish(self.product(x.flatten(1), weight, bias), norm, None, self.relu)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The matrix product alone, with these weights."""
+        if self.kernel is not None and (done := self.kernel.product(self, x, weight, bias)) is not None:
+            return done
+        return F.linear(x, weight, bias)
 
 
 def _fold(

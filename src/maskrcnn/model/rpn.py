@@ -55,7 +55,7 @@ class RPN(nn.Module):
             conv = self.get_submodule(name)
             if torch.is_grad_enabled() and isinstance(conv, Conv) and conv.stride == (1, 1):
                 assert conv.bias is not None
-                x = F.relu(conv_of_few(x, conv.weight, conv.bias), inplace=True)
+                x = F.relu(conv_of_few(x, conv.weight, conv.bias, conv.product), inplace=True)
             else:
                 x = conv(x)
         return x
