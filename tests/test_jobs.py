@@ -327,12 +327,13 @@ def test_overlays_of_an_earlier_run_are_no_photos(tmp_path: Path) -> None:
 # side by side
 
 
-def test_lanes_share_the_threads_and_others_compute_alone_meanwhile(two_threads: None) -> None:
-    def later() -> int:
-        """The threads that one which begins now computes with."""
-        with ThreadPoolExecutor(1) as other:
-            return other.submit(torch.get_num_threads).result()
+def later() -> int:
+    """The threads that a thread which begins now computes with."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(torch.get_num_threads).result()
 
+
+def test_lanes_share_the_threads_and_others_compute_alone_meanwhile(two_threads: None) -> None:
     model = OneBox()
     model.device = torch.device("cpu")
     pool = lanes(model, 4)
@@ -348,6 +349,19 @@ def test_lanes_share_the_threads_and_others_compute_alone_meanwhile(two_threads:
     assert pool is not None
     assert [torch.get_num_threads() for _ in side_by_side(iter(range(3)), lambda n: n, pool)] == [1, 1, 1]
     assert (torch.get_num_threads(), later()) == (2, 2)
+
+
+def test_a_run_that_breaks_off_gives_the_threads_back(two_threads: None, tmp_path: Path) -> None:
+    model = OneBox()
+    model.device = torch.device("cpu")
+
+    def stop(step: Step) -> None:
+        raise RuntimeError("enough")
+
+    folder = photos(tmp_path / "in", *(f"{i}.png" for i in range(8)))
+    with pytest.raises(RuntimeError, match="enough") as held:  # and with it all that its frames refer to
+        predict_files(model, folder, tmp_path / "out", progress=stop)
+    assert (torch.get_num_threads(), later()) == (2, 2), held
 
 
 def test_what_works_better_in_batches_gets_no_lanes(two_threads: None) -> None:

@@ -206,5 +206,5 @@ def test_losses_and_gradients_of_the_whole_network(case):
             gradient = gradient / torch.tensor(torchvision.STD)[:, None, None]
         theirs = spell(key, CASES[name][1].TABLE)
         # Norms of small variance magnify rounding until ReLUs switch: the deeper below the heads, the more.
-        rounding = 1e-2 if key.startswith("backbone") else 1e-3
+        rounding = 2e-2 if key.startswith("backbone") else 1e-3
         assert float(gradient.double().norm()) == pytest.approx(norms[theirs], rel=rounding), theirs

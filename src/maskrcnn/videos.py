@@ -102,8 +102,9 @@ def predict_video_file(
                 lines.write(json.dumps(frame_record(result), separators=(",", ":")) + "\n")
 
         try:
-            for result in behind(results, put):
-                progress(count(result))
+            with closing(behind(results, put)) as done:
+                for result in done:
+                    progress(count(result))
         except ImageError as broken:
             count.error = str(broken)
     written = (*((film.path,) if film else ()), *((Path(lines.name),) if lines else ()))

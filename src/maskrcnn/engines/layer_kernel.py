@@ -67,10 +67,8 @@ class LayerKernel:
         return None
 
     def __getstate__(self) -> dict[str, object]:
-        return {
-            **vars(self),
-            "_made": None,
-        }  # oneDNN's tensors can neither be copied nor pickled, and are soon made again
+        # oneDNN's tensors can neither be copied nor pickled, and are soon made again
+        return {**vars(self), "_made": None}
 
 
 def _tensors(layer: Conv | Linear) -> list[Tensor]:

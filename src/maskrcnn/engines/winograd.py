@@ -168,9 +168,9 @@ def _of_weight(grad: Tensor, x: Tensor, sides: tuple[int, int], weight: Tensor) 
 
 
 def _strips(grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
-    """Parts that add up to the gradient of the weights, and the padding of each: of maps that oneDNN takes long for
+    """Parts whose gradients of the weights add up to the whole, and the padding of each: some rows of large maps.
 
-    because they are larger than the caches, some rows at a time, with those of the input above and below.
+    Each has the input's rows above and below. oneDNN takes long for maps that are larger than the caches.
     """
     row = x.shape[1] * x.shape[3] * x.element_size()
     rows = max(STRIP // row, 1)

@@ -6,6 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -134,8 +135,9 @@ def predict_files(
             outcomes = _predict_whole(model, left, options, batch_size, max_pixels, (total or 0) >= _MANY)
         else:
             outcomes = _predict_tiled(model, left, options, batch_size, max_pixels, tile, overlap)
-        for outcome in behind(outcomes, run.write_files):
-            run.finish(outcome)
+        with closing(behind(outcomes, run.write_files)) as written:
+            for outcome in written:
+                run.finish(outcome)
     finally:
         if writer:
             with writing(folder):
