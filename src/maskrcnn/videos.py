@@ -85,7 +85,6 @@ def predict_video_file(
     folder = Path(out or (DEFAULT_OUT if video.path is None else video.path.parent)).expanduser()
     stem = _stem(video)
     options = {"score": score, "classes": classes, "max_detections": max_detections}
-    results = _predicted(model, video, track, batch_size, options)
     count = _Count(video, stride)
     with writing(folder), ExitStack() as files:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +100,7 @@ def predict_video_file(
             if lines is not None:
                 lines.write(json.dumps(frame_record(result), separators=(",", ":")) + "\n")
 
+        results = _predicted(model, video, track, batch_size, options)
         try:
             with closing(behind(results, put)) as done:
                 for result in done:
