@@ -156,6 +156,7 @@ def test_a_killed_driver_is_taken_up_where_it_was(cluster_address: str, album: P
     assert other.exit_code == 1 and "other values for score" in other.output.replace("\n", " ")
 
 
+@pytest.mark.usefixtures("two_threads")  # of this process, which a worker takes for its own
 def test_a_shard_that_kills_every_worker_is_given_up(
     album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
