@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils import backend_registration
 
 PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "grace_hopper.jpg"
 DIALECTS = (
@@ -192,6 +193,10 @@ def drop_in() -> None:
     assert np.abs(near["rois"] - far["rois"]).max() <= 1
 
 
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="PyTorch without devices that are written in Python",
+)
 @pytest.mark.parametrize(
     "case",
     [dialects, poolings_and_precisions, waits, other_work, training, drop_in],
