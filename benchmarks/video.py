@@ -1,13 +1,12 @@
 """Frames a second of `maskrcnn predict clip.mp4 --track`, against the same frames predicted as pictures.
 
-    python benchmarks/video.py [--weights NAME] [--frames 60] [--size 480 640] [--rounds 7]
+    python benchmarks/video.py [--weights NAME] [--frames 60] [--size 480 640] [--rounds 7] [--batch-size 1]
 
 The film is examples/coins.png, moved about. All sides run in turns, in another order each round, and the median of
 the rounds' ratios counts:
 
 video    : decoding, network, tracking, drawing, an H.264 file and JSON lines
-pictures : `predict_files` of the decoded frames, network, drawing, a JPEG file each and
-           results.json
+pictures : `predict_files` of the decoded frames: network, drawing, a JPEG file each and results.json
 network  : `predict_images` of the decoded frames, one at a time, and nothing else
 
 Beside each the CPU time of a frame, all threads together.

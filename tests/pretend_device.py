@@ -21,13 +21,8 @@ _setup_privateuseone_for_python_backend("pretend")
 DEVICE = torch.device("pretend:0")
 waits: Counter[str] = Counter()
 
-_SIZES = (
-    "nonzero",
-    "unique",
-    "masked_select",
-    "repeat_interleave",
-    "bincount",
-)  # of the output, known there alone
+# Operators whose output has a size that is known there alone.
+_SIZES = ("nonzero", "unique", "masked_select", "repeat_interleave", "bincount")
 _COPIES = ("to", "_to_copy", "copy_")
 _VALUES = ("_local_scalar_dense", "equal", "is_nonzero")
 
@@ -80,9 +75,8 @@ def _compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     _count(name, args, far, len(far) < len(tensors) or not is_far)
     near = tree_map(_near, (args, kwargs))
     out = func(*near[0], **near[1])
-    came = {
-        id(n): x for n, x in zip(near[0], args, strict=True) if isinstance(x, Far)
-    }  # what came may go out
+    # what came may go out
+    came = {id(n): x for n, x in zip(near[0], args, strict=True) if isinstance(x, Far)}
 
     def wrapped(x: Any) -> Any:
         if not (is_far and isinstance(x, Tensor)):

@@ -44,6 +44,12 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+def test_a_command_that_chooses_the_engine_says_so(tmp_path: Path) -> None:
+    done = run("export", tmp_path / "a.onnx", "--set", "engine=bfloat16")
+    assert done.exit_code == 1
+    assert "got engine, which this command chooses itself" in plain(done.stderr)
+
+
 def test_help_and_version_do_not_import_torch() -> None:
     code = "import sys; import maskrcnn.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

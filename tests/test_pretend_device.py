@@ -17,14 +17,8 @@ from torch.utils import backend_registration
 
 PHOTO = Path(__file__).parent.parent / "examples" / "photos" / "grace_hopper.jpg"
 DIALECTS = (
-    "native",
-    "matterport",
-    "torchvision",
-    "detectron2",
-    "mmdetection",
-    "detectron",
-    "maskrcnn_benchmark",
-)
+    "native", "matterport", "torchvision", "detectron2", "mmdetection", "detectron", "maskrcnn_benchmark",
+)  # fmt: skip
 
 
 def compare(near: Any, far: Any, within: float = 1e-3) -> None:
@@ -170,7 +164,7 @@ def drop_in() -> None:
         trainer = learner.trainer(0.001, 0.9)
         losses = trainer.step(Inputs.of(batch))
         before = [array.copy() for array in learner.keras_model.get_weights()]
-        trainer.keep()
+        trainer.keep()  # on the CPU the arrays themselves have moved with the step
         assert device == "cpu" or any(
             (a != b).any() for a, b in zip(before, learner.keras_model.get_weights(), strict=True)
         )

@@ -121,7 +121,10 @@ def load_model(
     except (RuntimeError, AssertionError) as error:
         said = str(error).splitlines()[0]
         raise ConfigError(f"device: want cpu or one that this machine has, got {device} ({said})") from error
-    return load(weights, device=device, config=config, **read_settings(setting), **options)
+    settings = read_settings(setting)
+    if own := ", ".join(settings.keys() & options.keys()):
+        raise ConfigError(f"--set: want other settings, got {own}, which this command chooses itself")
+    return load(weights, device=device, config=config, **settings, **options)
 
 
 def read_settings(setting: list[str] | None) -> dict[str, Any]:

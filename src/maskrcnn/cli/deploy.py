@@ -187,7 +187,7 @@ def bench(
     rows_ = [(name, f"{seconds * 1e3:.1f}", f"{seconds / whole:.0%}") for name, seconds in stages.items()]
     _print_table(("stage", "ms", "share"), [*rows_, ("together", f"{whole * 1e3:.1f}", "")])
 
-    models = _engines(engines, calibrate, weights, config, setting, device)
+    models = _engines(engines, calibrate, weights, config, setting, str(model.device))
     for preset in PRESETS:
         models[f"preset {preset}"] = load_model(weights, config, setting, device, preset=preset)
     with stderr.status("timing"):

@@ -1,7 +1,7 @@
 """The CPU's kernels for the layers of a network: the same modules, their weights folded and laid out once.
 
 Each layer is given a `Kernel`, which computes it wherever no gradients are wanted and the input is float32 on
-the CPU; everywhere else the layer computes itself, for gradients with Winograd's kernel where that fits. A kernel
+the CPU; everywhere else the layer computes itself, for gradients with the same kernels' products. A kernel
 makes its copy of the weights at first use and notes which values they were made from, so that after training,
 ``load_state_dict`` or a move it makes them anew. Copies and pickles of a model take the kernels along without these
 weights.
@@ -9,7 +9,6 @@ weights.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +16,9 @@ from torch import Tensor
 
 from ..model import MaskRCNN
 from ..model.layers import Conv, Linear, folded
-from ..model.mask_head import MaskHead
 from ..ops import memory
 from . import winograd
-from .layer_kernel import Compute, LayerKernel
+from .layer_kernel import Compute, LayerKernel, give
 
 PART = 8  # masks whose features stay in the cache between two layers; 80 MB of 100 masks do not
 
@@ -30,28 +28,20 @@ def attach(model: MaskRCNN) -> None:
     from ..ops import loops, paste_loops, roi_kernel  # noqa: F401  with numba; not as a part of the first picture
 
     if torch.backends.mkldnn.is_available():
-        for layer in model.modules():
-            if isinstance(layer, (Conv, Linear)):
-                layer.kernel = Kernel()
-            elif isinstance(layer, MaskHead):
-                layer.part = PART
+        give(model, Kernel)
+        model.mask.part = PART
 
 
 def attach_gradients(model: MaskRCNN) -> None:
     """As `attach`, for weights that come anew with each call, of which nothing can be kept: gradients alone."""
     if torch.backends.mkldnn.is_available():
-        for layer in model.modules():
-            if isinstance(layer, (Conv, Linear)):
-                layer.kernel = GradientKernel()
+        give(model, GradientKernel)
 
 
 def detach(model: MaskRCNN) -> None:
     """Take the kernels away."""
-    for layer in model.modules():
-        if isinstance(layer, (Conv, Linear)):
-            layer.kernel = None
-        elif isinstance(layer, MaskHead):
-            layer.part = None
+    give(model, None)
+    model.mask.part = None
 
 
 class Kernel(LayerKernel):
@@ -159,7 +149,7 @@ def _linear(layer: Linear, x: Tensor) -> Compute:
 
     def compute(x: Tensor, plus: Tensor | None) -> Tensor:
         rows = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
-        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, relu, [], "")
+        return _multiply(rows, weight, bias, relu)
 
     return compute
 
@@ -170,16 +160,19 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return _multiply(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        multiply = partial(torch.ops.mkldnn._linear_pointwise, B=None, attr="none", scalars=[], algorithm="")
         return (
-            multiply(grad, weight.t()) if wanted[0] else None,
-            multiply(grad.t(), x.t()) if wanted[1] else None,
+            _multiply(grad, weight.t()) if wanted[0] else None,
+            _multiply(grad.t(), x.t()) if wanted[1] else None,
             grad.sum(dim=0) if wanted[2] else None,
         )
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None, end: str = "none") -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, end, [], "")

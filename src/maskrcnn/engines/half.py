@@ -6,22 +6,22 @@ the heads give float32 again, and anchors, boxes and scores never leave it.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..model import MaskRCNN
 from ..model.layers import Conv, Linear, finish, folded
-from .layer_kernel import Compute, LayerKernel
+from .layer_kernel import Compute, LayerKernel, give
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def attach(model: MaskRCNN, precision: str) -> None:
     """Give every layer a kernel that computes in one of `PRECISIONS` wherever no gradients are wanted."""
-    for layer in model.modules():
-        if isinstance(layer, (Conv, Linear)):
-            layer.kernel = Kernel(PRECISIONS[precision])
+    give(model, partial(Kernel, PRECISIONS[precision]))
 
 
 class Kernel(LayerKernel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,10 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..model import MaskRCNN
 from ..model.layers import Conv, Linear
 
 SEEN = 32  # numbers of each tensor that are looked at before each use
 Compute = Callable[[Tensor, Tensor | None], Tensor]  # input, and what is added before the ReLU
+
+
+def give(model: MaskRCNN, kernel: Callable[[], LayerKernel] | None) -> None:
+    """Every layer of the model gets a kernel of its own, or none."""
+    for layer in model.modules():
+        if isinstance(layer, (Conv, Linear)):
+            layer.kernel = None if kernel is None else kernel()
 
 
 class _Made(NamedTuple):
@@ -24,7 +33,7 @@ class _Made(NamedTuple):
     compute: Compute
 
 
-class LayerKernel:
+class LayerKernel(ABC):
     """Computes a layer in its place, see `model.layers.Kernel`; notes the state of the layer that it was made from.
 
     PyTorch counts changes of a tensor, but not those by fused optimizers and through ``.data``: hence the look at some
@@ -35,13 +44,13 @@ class LayerKernel:
     def __init__(self) -> None:
         self._made: _Made | None = None
 
+    @abstractmethod
     def applies(self, layer: Conv | Linear, x: Tensor) -> bool:
         """Whether it can compute this layer for this input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, layer: Conv | Linear, x: Tensor) -> Compute:
         """What computes it, for inputs like this one, with the weights as they are."""
-        raise NotImplementedError
 
     def __call__(self, layer: Conv | Linear, x: Tensor, plus: Tensor | None = None) -> Tensor | None:
         """The layer's output, or None where the layer has to compute itself. May overwrite ``plus``."""

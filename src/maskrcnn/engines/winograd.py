@@ -87,7 +87,7 @@ class Winograd:
         x = x.contiguous(memory_format=torch.channels_last)
         out = maps(n, self.c_out, h, w)
         run, threads = kernel(), torch.get_num_threads()
-        tiles = n * -(-h // TILE) * -(-w // TILE)
+        tiles = _tiles(x)
         scratch = torch.empty(threads, POINTS * run.rows * (self.c_in + self.c_out))
         edge = torch.zeros(2, max(self.c_in, self.c_out))  # read for pixels outside, written for those beyond
         for first, some, weight in self._lifted(tiles):
@@ -149,22 +149,28 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            turned = weight.flip(2, 3).transpose(0, 1)
-            of_x = (
-                convolve(grad, turned, None) if fit(*weight.shape[:2]) else F.conv2d(grad, turned, padding=1)
-            )
+            if fit(*weight.shape[:2]) and _tiles(grad) >= FEW:
+                of_x = convolve(grad, weight.flip(2, 3).transpose(0, 1), None)
+            else:
+                of_x = _backward(grad, x, (1, 1), weight)[0]
         if ctx.needs_input_grad[1]:
-            of_weight = functools.reduce(
-                Tensor.add_, (_of_weight(*part, weight) for part in _strips(grad, x))
-            )
+            parts = (_backward(*strip, weight, of_weight=True)[1] for strip in _strips(grad, x))
+            of_weight = functools.reduce(Tensor.add_, parts)
         return of_x, of_weight, grad.sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
-def _of_weight(grad: Tensor, x: Tensor, sides: tuple[int, int], weight: Tensor) -> Tensor:
-    """The gradient of the weights, of a map padded by ``sides`` rows and columns."""
+def _tiles(x: Tensor) -> int:
+    """Tiles of all maps."""
+    return x.shape[0] * -(-x.shape[2] // TILE) * -(-x.shape[3] // TILE)
+
+
+def _backward(
+    grad: Tensor, x: Tensor, sides: tuple[int, int], weight: Tensor, of_weight: bool = False
+) -> tuple[Tensor, ...]:
+    """oneDNN's gradient of the input, or of the weights, of maps padded by ``sides`` rows and columns."""
     return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [1, 1], list(sides), [1, 1], False, [0, 0], 1, [False, True, False]
-    )[1]
+        grad, x, weight, None, [1, 1], list(sides), [1, 1], False, [0, 0], 1, [not of_weight, of_weight, False]
+    )  # fmt: skip
 
 
 def _strips(grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
@@ -181,7 +187,8 @@ def _strips(grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor, tuple[int
         end = min(first + rows, x.shape[2])
         part = x[i : i + 1, :, max(first - 1, 0) : end + 1]
         above, below = int(first == 0), int(end == x.shape[2])
-        yield grad[i : i + 1, :, first:end], F.pad(part, (0, 0, above, below)), (0, 1)
+        part = F.pad(part, (0, 0, above, below)) if above or below else part  # which copies
+        yield grad[i : i + 1, :, first:end], part, (0, 1)
 
 
 def shares(blocks: int, panels: int, threads: int) -> int:

@@ -69,9 +69,8 @@ def _(scores: Tensor, k: int) -> Tensor:
 
 
 def _top_row(scores: Tensor, k: int) -> Tensor:
-    if (
-        k >= scores.shape[0] or scores.device.type != "cpu"
-    ):  # a GPU sorts all sooner than the host hears of ties
+    # A GPU sorts all sooner than the host hears of ties.
+    if k >= scores.shape[0] or scores.device.type != "cpu":
         return torch.sort(scores, descending=True, stable=True).indices[:k]
     worst = torch.topk(scores, k).values[-1]
     # Ascending, and few: topk alone leaves ties in any order.
@@ -161,9 +160,8 @@ def _blockwise(
             index = index[~clash(index, kept).any(1)]
         better = clash(index, index).tril(-1)
         alive = before = torch.ones(len(index), dtype=torch.bool, device=boxes.device)
-        while (
-            True
-        ):  # a box dies when a living better one overlaps it; settles in as many rounds as chains are long
+        # a box dies when a living better one overlaps it; settles in as many rounds as chains are long
+        while True:
             for _ in range(rounds):
                 before, alive = alive, ~(better & alive).any(1)
             if torch.equal(before, alive):
